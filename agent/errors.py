@@ -1,0 +1,175 @@
+"""Every error Keepgate raises, sorted by who must act. It stands at the bottom of the import chain.
+
+`CallerMistake`: whoever called must change the call (4xx). `TryLater`: nothing is wrong with the call (429, 503).
+`RunFailed`: this run ends, with a reason from the closed list. `LogMoved` is none of the three: the world changed
+under a writer, who reloads and decides again. A run that stops to wait leaves by `RunParked`, which derives from
+`BaseException` so that no `except Exception` in a tool or a hook swallows it.
+"""
+
+from typing import ClassVar
+
+
+class KeepgateError(Exception):
+    """The root of the tree. `code` is stable and public; the message is a sentence that names the remedy."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class CallerMistake(KeepgateError):
+    """The caller must change the call. `status` is the HTTP status of the problem document."""
+
+    code = "bad_request"
+    status: ClassVar[int] = 400
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        """The path of the offending field (`body.metadata.key`), where there is one."""
+
+
+class InputInvalid(CallerMistake):
+    """A field has the wrong type, shape, charset or depth, or is unknown."""
+
+    code = "invalid_input"
+
+
+class InputTooLarge(CallerMistake):
+    """The body, or one of its fields, has more bytes than allowed."""
+
+    code = "too_large"
+    status = 413
+
+
+class NotAuthenticated(CallerMistake):
+    """The token's claims don't make a principal."""
+
+    code = "not_authenticated"
+    status = 401
+
+
+class NotFound(CallerMistake):
+    """There is no such thing for this principal: missing and foreign are the same answer."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(CallerMistake):
+    """The state the call needs is not the state there is. See `code` of the subclasses."""
+
+    code = "conflict"
+    status = 409
+
+
+class IdempotencyKeyReused(Conflict):
+    """The same `Idempotency-Key` came with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class RunNotOver(Conflict):
+    """The run has no result yet."""
+
+    code = "run_not_over"
+
+
+class RunOver(Conflict):
+    """The run has ended; nothing can be asked of it any more."""
+
+    code = "run_over"
+
+
+class CallNotDecided(CallerMistake):
+    """A tool call was asked for that the log does not show as allowed, started and still open."""
+
+    code = "call_not_decided"
+    status = 403
+
+
+class TryLater(KeepgateError):
+    """Nothing is wrong with the call; it may succeed after `retry_after_s` seconds."""
+
+    code = "try_later"
+    status: ClassVar[int] = 503
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class LogContended(TryLater):
+    """The run log could not be written within its bounded retries (conflicts or throttling)."""
+
+    code = "log_contended"
+
+
+class StoreUnavailable(TryLater):
+    """A table, bucket or function did not answer within its bounded retries."""
+
+    code = "store_unavailable"
+
+
+class LogMoved(KeepgateError):
+    """Another writer appended first: reload the run and decide again."""
+
+    code = "log_moved"
+
+
+class ConfigurationInvalid(KeepgateError):
+    """A release, price list, policy or setting is wrong; the message names the file and the field."""
+
+    code = "configuration_invalid"
+
+
+class RunFailed(KeepgateError):
+    """This run can't go on. `reason` is an `agent.events.EndReason` value."""
+
+    code = "run_failed"
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class ModelError(KeepgateError):
+    """A model call failed. `retryable` says whether the same call may succeed later."""
+
+    code = "model_error"
+    retryable: ClassVar[bool] = False
+
+
+class ModelThrottled(ModelError):
+    """The model's service asked to slow down."""
+
+    code = "model_throttled"
+    retryable = True
+
+
+class ModelUnavailable(ModelError):
+    """The model's service failed, or its stream broke off."""
+
+    code = "model_unavailable"
+    retryable = True
+
+
+class ModelTimedOut(ModelError):
+    """No end of the stream within the call's hard timeout."""
+
+    code = "model_timed_out"
+    retryable = True
+
+
+class ModelRequestRejected(ModelError):
+    """The service refuses this request (validation, access, unknown model): asking again won't help."""
+
+    code = "model_request_rejected"
+
+
+class ToolLost(KeepgateError):
+    """The function that ran a tool died or timed out: what the tool did is not known."""
+
+    code = "tool_lost"
+
+
+class RunParked(BaseException):
+    """The run waits without compute; whoever holds it lets go."""

@@ -1,0 +1,397 @@
+"""The vocabulary of the run log: the closed list of events, statuses and reasons. `runlog` gives them meaning.
+
+An event is an envelope in clear and a payload. Payloads are versioned by `Event.v`: a reader refuses a version it
+does not know rather than guess. Money is in integer micro-dollars, times are UTC.
+"""
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from agent.identity import CallId, Principal, RunId, SessionId, TenantId, UserId
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Micros = Annotated[int, Field(ge=0)]
+
+
+class Status(StrEnum):
+    """Where a run stands. The last four are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
+
+
+class WaitingFor(StrEnum):
+    """What a waiting run waits for."""
+
+    TOOL = "tool"
+    APPROVAL = "approval"
+    SESSION = "session"
+
+
+class EndReason(StrEnum):
+    """Why a run ended: the closed list. `runlog.END` gives each its status and its sentence for the user."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MAX_TOOL_CALLS = "max_tool_calls"
+    MAX_DURATION = "max_duration"
+    BUDGET_RUN = "budget_run"
+    BUDGET_USER = "budget_user"
+    BUDGET_TENANT = "budget_tenant"
+    BUDGET_PLATFORM = "budget_platform"
+    CANCELLED = "cancelled"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_REFUSED = "model_refused"
+    ANSWER_TRUNCATED = "answer_truncated"
+    ANSWER_EMPTY = "answer_empty"
+    POLICY_UNAVAILABLE = "policy_unavailable"
+    RELEASE_UNAVAILABLE = "release_unavailable"
+    WAIT_EXPIRED = "wait_expired"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Verdict(StrEnum):
+    """What the gate decided about one tool call."""
+
+    ALLOW = "allow"
+    ASK = "ask"
+    DENY = "deny"
+
+
+class Fact(BaseModel):
+    """What every stored model shares: frozen, and no field that this version doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(Fact):
+    """Text the model wrote."""
+
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class ToolUse(Fact):
+    """A tool call the model asked for, under Keepgate's own id. `arguments` is None where they were no JSON object."""
+
+    kind: Literal["tool_use"] = "tool_use"
+    call_id: CallId
+    tool: str
+    arguments: dict[str, JsonValue] | None
+
+
+class Reasoning(Fact):
+    """A reasoning block, kept verbatim in the provider's form: valid only for the model that wrote it."""
+
+    kind: Literal["reasoning"] = "reasoning"
+    block: dict[str, Any]
+
+
+Block = Annotated[Text | ToolUse | Reasoning, Field(discriminator="kind")]
+
+
+class Usage(Fact):
+    """Tokens of one model call, as the provider counted them."""
+
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    cache_read_tokens: int = Field(default=0, ge=0)
+    cache_write_tokens: int = Field(default=0, ge=0)
+
+
+class Decision(Fact):
+    """What the gate decided about one call; the arguments it decided are the arguments that run, byte for byte."""
+
+    call_id: CallId
+    tool: str
+    verdict: Verdict
+    code: str
+    """`allowed`, or why not: `unknown_tool`, `not_in_release`, `invalid_arguments`, `policy_denied`, …"""
+    message: str = ""
+    """What the model is told where the verdict is not `allow`."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Validated, with defaults filled in, frozen."""
+    arguments_sha256: str = ""
+    contract_sha256: str = ""
+    policy_sha256: str = ""
+    policies: tuple[str, ...] = ()
+    """The ids of the policies that determined the verdict."""
+    queued: bool = False
+    """True where the contract sends the call through the queue."""
+
+
+class SessionMessage(Fact):
+    """One text of an earlier run in the same session."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+class RunCreated(Fact):
+    """Always event 1. Everything a resumed run must see again as it was at admission."""
+
+    type: Literal["run.created"] = "run.created"
+    principal: Principal
+    input: str
+    session_id: SessionId | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    release: str
+    deadline_at: AwareDatetime
+    """When the run ends whatever happens."""
+    limit_micros: Micros
+    """What this run may spend."""
+    traceparent: str | None = None
+
+
+class RunClaimed(Fact):
+    """An agent invocation became the holder. `epoch` rises by one with each claim."""
+
+    type: Literal["run.claimed"] = "run.claimed"
+    owner: str
+    """The invocation's request id."""
+    epoch: int = Field(ge=1)
+    lease_until: AwareDatetime
+
+
+class SessionLoaded(Fact):
+    """The session's earlier texts, fixed for this run's whole life."""
+
+    type: Literal["session.loaded"] = "session.loaded"
+    messages: tuple[SessionMessage, ...]
+
+
+class BudgetGranted(Fact):
+    """The run's slice grew by money taken from user, tenant and platform."""
+
+    type: Literal["budget.granted"] = "budget.granted"
+    grant: int = Field(ge=1)
+    amount_micros: Micros
+
+
+class BudgetReturned(Fact):
+    """After the end: what was left of the slice flowed back."""
+
+    type: Literal["budget.returned"] = "budget.returned"
+    amount_micros: Micros
+
+
+class ModelStarted(Fact):
+    """A model call begins; its reservation is taken from the slice in the same transaction."""
+
+    type: Literal["model.started"] = "model.started"
+    turn: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    message_id: str
+    model_id: str
+    reserved_micros: Micros
+
+
+class ModelCompleted(Fact):
+    """A model call ended well; the reservation is settled, and every call it asked for is decided."""
+
+    type: Literal["model.completed"] = "model.completed"
+    turn: int
+    attempt: int
+    model_id: str
+    content: tuple[Block, ...]
+    stop_reason: str
+    usage: Usage | None
+    """None where the provider reported none: then `cost_micros` is the whole reservation and `assumed` is true."""
+    cost_micros: Micros
+    assumed: bool = False
+    duration_ms: int = Field(ge=0)
+    decisions: tuple[Decision, ...] = ()
+
+
+class ModelFailed(Fact):
+    """A model call ended badly, or its holder died; settled at what was used, or assumed at the whole reservation."""
+
+    type: Literal["model.failed"] = "model.failed"
+    turn: int
+    attempt: int
+    model_id: str
+    error: str
+    retryable: bool
+    usage: Usage | None = None
+    cost_micros: Micros
+    assumed: bool = False
+
+
+class ToolStarted(Fact):
+    """The effect of an allowed call may happen from here on."""
+
+    type: Literal["tool.started"] = "tool.started"
+    call_id: CallId
+    tool: str
+    attempt: int = Field(default=1, ge=1)
+
+
+class ToolQueued(Fact):
+    """An allowed call goes through the queue; a result is due by `due_at`."""
+
+    type: Literal["tool.queued"] = "tool.queued"
+    call_id: CallId
+    tool: str
+    due_at: AwareDatetime
+
+
+class ToolCompleted(Fact):
+    """A call's one result."""
+
+    type: Literal["tool.completed"] = "tool.completed"
+    call_id: CallId
+    tool: str
+    outcome: Literal["ok", "error"]
+    content: str
+    """JSON text; for an error `{"error": code, "message": sentence}`."""
+    object_key: str | None = None
+    """Where the whole result lies when `content` is only its head."""
+    duration_ms: int = Field(ge=0)
+
+
+class ToolOutcomeUnknown(Fact):
+    """A call was started, its end was not seen, and it must not run again. It is the call's one result."""
+
+    type: Literal["tool.outcome_unknown"] = "tool.outcome_unknown"
+    call_id: CallId
+    tool: str
+    cause: str
+
+
+class RunWaiting(Fact):
+    """The run parked, without compute, until something outside happens or `due_at` passes."""
+
+    type: Literal["run.waiting"] = "run.waiting"
+    waiting_for: tuple[WaitingFor, ...]
+    due_at: AwareDatetime
+
+
+class CancelRequested(Fact):
+    """The user asked for the run to end."""
+
+    type: Literal["cancel.requested"] = "cancel.requested"
+    by: UserId
+
+
+class WorkerLost(Fact):
+    """The invocation `owner` is proven dead; its lease no longer holds."""
+
+    type: Literal["worker.lost"] = "worker.lost"
+    owner: str
+    cause: str
+
+
+class FeedbackGiven(Fact):
+    """The user's judgement of the run; may come after the end."""
+
+    type: Literal["feedback.given"] = "feedback.given"
+    by: UserId
+    rating: Literal["up", "down"]
+    comment: str = ""
+
+
+class RunEnded(Fact):
+    """The run is over. Only `feedback.given` and `budget.returned` may follow."""
+
+    type: Literal["run.ended"] = "run.ended"
+    status: Status
+    reason: EndReason
+    message: str
+    """For the user: what happened and what to do."""
+    answer: str | None = None
+
+
+Payload = Annotated[
+    RunCreated
+    | RunClaimed
+    | SessionLoaded
+    | BudgetGranted
+    | BudgetReturned
+    | ModelStarted
+    | ModelCompleted
+    | ModelFailed
+    | ToolStarted
+    | ToolQueued
+    | ToolCompleted
+    | ToolOutcomeUnknown
+    | RunWaiting
+    | CancelRequested
+    | WorkerLost
+    | FeedbackGiven
+    | RunEnded,
+    Field(discriminator="type"),
+]
+
+OUTSIDE = frozenset(
+    {
+        "cancel.requested",
+        "tool.started",
+        "tool.completed",
+        "tool.outcome_unknown",
+        "worker.lost",
+        "feedback.given",
+        "budget.returned",
+    }
+)
+"""What others than the holder may append: people's wishes, and the queue worker's facts about a queued call."""
+
+
+class Event(Fact):
+    """One entry of a run's log: the envelope in clear, and the payload."""
+
+    v: Literal[1] = SCHEMA_VERSION
+    tenant_id: TenantId
+    run_id: RunId
+    seq: int = Field(ge=1)
+    at: AwareDatetime
+    epoch: int = Field(ge=0)
+    """The holder's epoch; 0 for an outside event."""
+    nonce: str
+    """Unique per append, so that a writer whose reply was lost recognises its own event."""
+    release: str
+    data: Payload
+
+    @property
+    def type(self) -> str:
+        """The payload's kind, such as `model.started`."""
+        return self.data.type
+
+    def payload_json(self) -> str:
+        """Return the payload as it is stored and hashed."""
+        return self.data.model_dump_json(exclude_defaults=False)
+
+    def payload_sha256(self) -> str:
+        """Return the hash that keeps the envelope meaningful after the payload is sealed or erased."""
+        return hashlib.sha256(self.payload_json().encode()).hexdigest()
+
+
+class Delta(Fact):
+    """A piece of streamed text, short-lived: characters `offset` onwards of `part` of the message begun at `seq`."""
+
+    seq: int = Field(ge=1)
+    """The sequence number of the `model.started` it belongs to."""
+    index: int = Field(ge=0)
+    """Position among the deltas of that message."""
+    part: int = Field(ge=0)
+    """Which text block of the message."""
+    offset: int = Field(ge=0)
+    """In characters, within the part."""
+    text: str
+
+
+def at_utc(moment: datetime) -> str:
+    """Return the stored form of a time: ISO 8601, UTC, milliseconds, sortable as text."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,40 @@
+"""Who a run belongs to, and the shapes of every id. Claims become a `Principal` in the doors, not here."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TenantId = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+UserId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{1,128}$")]
+RunId = Annotated[str, Field(pattern=r"^run_[0-9A-HJKMNP-TV-Z]{26}$")]
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+CallId = Annotated[str, Field(pattern=r"^call_[0-9]{1,4}_[0-9]{1,3}$")]
+
+
+class Role(StrEnum):
+    """What a signed-in person may be, as the group's name in the user pool. The platform operator is none of these."""
+
+    USER = "user"
+    APPROVER = "approver"
+    OPERATOR = "operator"
+
+
+class Principal(BaseModel):
+    """A person of a tenant, from verified claims only; stored on the run and never shown to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant_id: TenantId
+    user_id: UserId
+    roles: frozenset[Role]
+
+
+def call_id(turn: int, index: int) -> str:
+    """Return Keepgate's own id of a tool call (providers repeat theirs): `call_<turn>_<index>`."""
+    return f"call_{turn}_{index}"
+
+
+def message_id(turn: int, attempt: int) -> str:
+    """Return the id of an answer's message; a repeated attempt is another message: `msg_<turn>_<attempt>`."""
+    return f"msg_{turn}_{attempt}"

@@ -1,0 +1,305 @@
+"""What the core needs from outside, as protocols: `agent.aws` has each on AWS, `agent.testing` in memory.
+
+Every implementation of a port passes the port's suite in tests/contracts. Methods raise `agent.errors` only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from agent.events import Delta, Event, Payload, Reasoning, Usage
+from agent.identity import Principal
+from agent.runlog import RunHeader
+
+
+class Clock(Protocol):
+    """Time. The core reads no other clock."""
+
+    def now(self) -> datetime:
+        """Return the time in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow, for durations."""
+        ...
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run to be created, once per idempotency key of its user."""
+
+    event: Event
+    """Event 1."""
+    idempotency_key: str | None
+    body_sha256: str
+    """Of the request's canonical body: the same key with another body is a conflict."""
+
+
+class RunLog(Protocol):
+    """The run log's store. Every read is strongly consistent unless said otherwise."""
+
+    def create(self, run: NewRun) -> RunHeader:
+        """Write event 1, the header, the idempotency key and the session's entry in one transaction.
+
+        A repeated call with the same key and body returns the header of the run that exists.
+
+        Raises:
+            IdempotencyKeyReused: the key exists with another body.
+            LogContended: not written within the bounded retries.
+        """
+        ...
+
+    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
+        """Return a run's header, or None."""
+        ...
+
+    def events(self, tenant_id: str, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Return at most `limit` events after sequence number `after`, contiguous: it stops before any gap."""
+        ...
+
+    def append(
+        self, header: RunHeader, payloads: Sequence[Payload], *, at: datetime, outside: bool = False
+    ) -> RunHeader:
+        """Append events after `header.next_seq - 1` and write the header they lead to, in one transaction.
+
+        The holder's append also demands that the header's epoch is still its own. `outside` is for events of
+        `events.OUTSIDE` only. Transaction conflicts, throttling and lost replies are retried here, with jitter and
+        a bound; an append whose reply was lost is recognised by its nonce and counts as done.
+
+        Raises:
+            LogMoved: somebody else appended first.
+            LogContended: not written within the bounded retries.
+            ValueError: `outside` with an event only a holder may append, or more events than one transaction takes.
+        """
+        ...
+
+    def write_delta(self, tenant_id: str, run_id: str, delta: Delta) -> None:
+        """Store a piece of streamed text for about an hour. Losing one is harmless: `model.completed` has it all."""
+        ...
+
+    def deltas(self, tenant_id: str, run_id: str, seq: int, *, from_index: int = 0) -> list[Delta]:
+        """Return the contiguous pieces streamed after the `model.started` at `seq`, in order, from `from_index` on."""
+        ...
+
+    def runs_of_user(
+        self, tenant_id: str, user_id: str, *, limit: int, before: str | None = None
+    ) -> tuple[list[RunHeader], str | None]:
+        """Return a user's newest runs (eventually consistent), older than run id `before`, and the next `before`."""
+        ...
+
+    def runs_of_session(self, tenant_id: str, user_id: str, session_id: str, *, limit: int) -> list[RunHeader]:
+        """Return the newest ended-or-not runs of a session, oldest first."""
+        ...
+
+    def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
+        """Return runs whose `due_at` has passed (eventually consistent), from all shards, at most `limit`."""
+        ...
+
+    def postpone(self, header: RunHeader, due_at: datetime) -> bool:
+        """Move `due_at` of an unchanged header; False where the run has moved on meanwhile."""
+        ...
+
+
+Scope = Literal["run", "user", "tenant", "platform"]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Money asked for one run: taken from user, tenant and platform at once, or not at all."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    number: int
+    """1, 2, …: asking again for the same number changes nothing and gives the same answer."""
+    want_micros: int
+    """What the run would like (its slice)."""
+    need_micros: int
+    """The least that lets it go on."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a scope has left and has spent in the current period, in micro-dollars."""
+
+    limit_micros: int
+    remaining_micros: int
+
+
+class Ledger(Protocol):
+    """Budgets of users (a UTC day), tenants and the platform (a UTC month). It never lets `remaining` go below zero."""
+
+    def grant(self, grant: Grant, *, at: datetime) -> int | Scope:
+        """Take `want_micros`, or else `need_micros`, and return the amount; or the scope that has too little.
+
+        Raises:
+            StoreUnavailable: not decided within the bounded retries (fail closed: no money).
+        """
+        ...
+
+    def give_back(self, header: RunHeader, *, at: datetime) -> None:
+        """Return `header.slice_micros` of an ended run to where its grants came from, once however often called.
+
+        Raises:
+            StoreUnavailable: not done within the bounded retries.
+        """
+        ...
+
+    def balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
+        """Return what user, tenant and platform have left."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool as the model is told of it."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    """JSON Schema of the arguments."""
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """One model call. `messages` are in the Converse form, roles alternating, the first and the last from the user."""
+
+    model_id: str
+    system: str
+    messages: list[dict[str, Any]]
+    tools: tuple[ToolSpec, ...]
+    max_tokens: int
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """A piece of text of the block at `block`."""
+
+    block: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolAsked:
+    """A whole tool call, as the model wrote it. `arguments_json` is unparsed: it may be anything."""
+
+    block: int
+    provider_id: str
+    tool: str
+    arguments_json: str
+
+
+@dataclass(frozen=True)
+class ReasoningDone:
+    """A whole reasoning block."""
+
+    block: int
+    reasoning: Reasoning
+
+
+@dataclass(frozen=True)
+class ModelStopped:
+    """The model ended its answer: `end_turn`, `tool_use`, `max_tokens`, `content_filtered` or another."""
+
+    stop_reason: str
+
+
+@dataclass(frozen=True)
+class UsageReported:
+    """Arrives last, if at all."""
+
+    usage: Usage
+
+
+ModelPart = TextDelta | ToolAsked | ReasoningDone | ModelStopped | UsageReported
+
+
+class Model(Protocol):
+    """A language model that streams. One attempt, no retries of its own."""
+
+    def stream(self, request: ModelRequest, *, timeout_s: float) -> Iterator[ModelPart]:
+        """Yield the answer's parts as they come. Closing the iterator abandons the call.
+
+        Raises:
+            ModelError: one of its subclasses, at the call or from the iterator.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ToolReply:
+    """What a tool call came to."""
+
+    outcome: Literal["ok", "error"]
+    content: str
+    """JSON text, already within the contract's byte cap."""
+    object_key: str | None = None
+    duration_ms: int = 0
+
+
+class ToolRunner(Protocol):
+    """Runs one decided tool call in the room that has the tenant's data. Ids travel, never decisions or identities."""
+
+    def run(self, tenant_id: str, run_id: str, call_id: str, *, timeout_s: float, traceparent: str | None) -> ToolReply:
+        """Run the call and return what it came to.
+
+        Raises:
+            CallNotDecided: the log does not show the call as allowed, started and open.
+            ToolLost: it died or timed out; what it did is not known.
+        """
+        ...
+
+
+class ToolQueue(Protocol):
+    """Takes calls whose contract is `queued`."""
+
+    def send(self, tenant_id: str, run_id: str, call_id: str, *, traceparent: str | None) -> None:
+        """Enqueue a call; sending one twice is harmless.
+
+        Raises:
+            StoreUnavailable: not sent within the bounded retries.
+        """
+        ...
+
+
+class Wake(Protocol):
+    """Starts the agent on a run. Waking any number of times, at any time, is harmless."""
+
+    def wake(self, tenant_id: str, run_id: str, *, traceparent: str | None) -> None:
+        """Ask for the run to be worked on, soon and asynchronously.
+
+        Raises:
+            StoreUnavailable: not asked; the sweeper will, once `due_at` has passed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyQuery:
+    """May this principal do this, with these arguments, to this resource?"""
+
+    principal: Principal
+    tool: str
+    arguments: dict[str, Any]
+    resource: str
+    """`Type::id` of what the call acts on, from the contract, within the principal's tenant."""
+
+
+@dataclass(frozen=True)
+class PolicyDecision:
+    """The verdict, and what it rests on."""
+
+    verdict: Literal["allow", "ask", "deny"]
+    policies: tuple[str, ...]
+    policy_sha256: str
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """Decides tool calls. Fails closed: an evaluation error is a deny."""
+
+    def decide(self, query: PolicyQuery) -> PolicyDecision:
+        """Return the verdict; never raises for a query it can't evaluate, it denies."""
+        ...

@@ -1,0 +1,378 @@
+"""What a run's events mean: `advance` keeps the header, `fold` gives the whole state. Both are pure.
+
+The header is a projection that is written in the same transaction as the events it follows from, so whoever needs
+only "where does this run stand" reads one item. The state is read by the holder alone, from the log. Appending is a
+port (`ports.RunLog`); nothing here touches a store.
+
+The surprise: an ended run is not finished with until its unspent money has flowed back, so `due_at` stays set from
+`run.ended` to `budget.returned`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime
+
+from agent.events import (
+    ENDED,
+    BudgetGranted,
+    BudgetReturned,
+    CancelRequested,
+    EndReason,
+    Event,
+    Fact,
+    FeedbackGiven,
+    Micros,
+    ModelCompleted,
+    ModelFailed,
+    ModelStarted,
+    RunClaimed,
+    RunCreated,
+    RunEnded,
+    RunWaiting,
+    SessionLoaded,
+    SessionMessage,
+    Status,
+    ToolCompleted,
+    ToolOutcomeUnknown,
+    ToolQueued,
+    ToolStarted,
+    ToolUse,
+    Verdict,
+    WaitingFor,
+    WorkerLost,
+)
+from agent.identity import RunId, SessionId, TenantId, UserId
+
+END: dict[EndReason, tuple[Status, str]] = {
+    EndReason.ANSWERED: (Status.COMPLETED, "The agent answered."),
+    EndReason.MAX_TURNS: (
+        Status.FAILED,
+        "The agent stopped because it needed more steps than it is allowed. Try a narrower question.",
+    ),
+    EndReason.MAX_TOOL_CALLS: (
+        Status.FAILED,
+        "The agent stopped because it needed more tool calls than it is allowed. Try a narrower question.",
+    ),
+    EndReason.MAX_DURATION: (
+        Status.FAILED,
+        "The agent stopped because it ran longer than it is allowed. Try a narrower question, or ask again later.",
+    ),
+    EndReason.BUDGET_RUN: (
+        Status.FAILED,
+        "The agent stopped because this question used up the money one question may cost. Try a narrower question.",
+    ),
+    EndReason.BUDGET_USER: (
+        Status.FAILED,
+        "The agent stopped because your budget is spent. It is renewed daily; ask again tomorrow.",
+    ),
+    EndReason.BUDGET_TENANT: (
+        Status.FAILED,
+        "The agent stopped because your organisation's budget is spent. Ask your operator to raise it.",
+    ),
+    EndReason.BUDGET_PLATFORM: (
+        Status.FAILED,
+        "The agent stopped because the service's budget is spent. Ask again later.",
+    ),
+    EndReason.CANCELLED: (Status.CANCELLED, "The run was cancelled."),
+    EndReason.MODEL_UNAVAILABLE: (Status.FAILED, "The model is not available at the moment. Ask again in a minute."),
+    EndReason.MODEL_REFUSED: (Status.FAILED, "The model declined to answer this. Try to ask in another way."),
+    EndReason.ANSWER_TRUNCATED: (
+        Status.FAILED,
+        "The answer grew longer than it may be and was cut off. Ask for a shorter one.",
+    ),
+    EndReason.ANSWER_EMPTY: (Status.FAILED, "The model gave no answer. Ask again."),
+    EndReason.POLICY_UNAVAILABLE: (
+        Status.FAILED,
+        "The agent stopped because its rules could not be checked. Ask again later.",
+    ),
+    EndReason.RELEASE_UNAVAILABLE: (
+        Status.FAILED,
+        "The agent stopped because the version this run began with is not available any more. Ask again.",
+    ),
+    EndReason.WAIT_EXPIRED: (Status.EXPIRED, "The run waited too long for something and ended. Ask again."),
+    EndReason.INTERNAL_ERROR: (
+        Status.FAILED,
+        "Something went wrong on our side and the run ended. Ask again; if it happens again, quote the run's id.",
+    ),
+}
+"""Each reason's status and its sentence: what happened and what to do."""
+
+START_GRACE = timedelta(seconds=60)
+"""How long a created run may lie unclaimed before the sweeper wakes it again."""
+
+
+class RunHeader(Fact):
+    """A run at a glance: the projection of its events that every door reads. Times UTC, money in micro-dollars."""
+
+    tenant_id: TenantId
+    run_id: RunId
+    user_id: UserId
+    session_id: SessionId | None
+    release: str
+    status: Status
+    waiting_for: tuple[WaitingFor, ...] = ()
+    reason: EndReason | None = None
+    message: str = ""
+    next_seq: int
+    epoch: int = 0
+    owner: str | None = None
+    lease_until: AwareDatetime | None = None
+    due_at: AwareDatetime | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    end_seq: int | None = None
+    deadline_at: AwareDatetime
+    cancel_requested: bool = False
+    traceparent: str | None = None
+    limit_micros: Micros
+    grants: int = 0
+    granted_micros: Micros = 0
+    slice_micros: Micros = 0
+    """Granted, and neither spent, reserved nor returned."""
+    reserved_micros: Micros = 0
+    spent_micros: Micros = 0
+    turns: int = 0
+    tool_calls: int = 0
+    tools_called: tuple[str, ...] = ()
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status in ENDED
+
+    def has_live_holder(self, now: datetime) -> bool:
+        """Whether an agent invocation may still be working on this run."""
+        return self.owner is not None and self.lease_until is not None and self.lease_until > now
+
+
+def advance(header: RunHeader | None, event: Event) -> RunHeader:
+    """Return the header after `event`. `header` is None only for event 1.
+
+    Raises:
+        ValueError: the event does not follow the header.
+    """
+    data = event.data
+    if header is None:
+        if event.seq != 1 or not isinstance(data, RunCreated):
+            raise ValueError(f"a log begins with event 1, run.created, not with {event.seq}, {event.type}")
+        return RunHeader(
+            tenant_id=event.tenant_id,
+            run_id=event.run_id,
+            user_id=data.principal.user_id,
+            session_id=data.session_id,
+            release=data.release,
+            status=Status.QUEUED,
+            next_seq=2,
+            due_at=event.at + START_GRACE,
+            created_at=event.at,
+            updated_at=event.at,
+            deadline_at=data.deadline_at,
+            limit_micros=data.limit_micros,
+            traceparent=data.traceparent,
+        )
+    if event.seq != header.next_seq:
+        raise ValueError(f"event {event.seq} does not follow event {header.next_seq - 1}")
+    changes = _changes(header, event)
+    return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
+
+
+def _changes(header: RunHeader, event: Event) -> dict[str, object]:
+    match event.data:
+        case RunClaimed(owner=owner, epoch=epoch, lease_until=lease):
+            return {
+                "status": Status.RUNNING,
+                "waiting_for": (),
+                "owner": owner,
+                "epoch": epoch,
+                "lease_until": lease,
+                "due_at": lease,
+            }
+        case RunWaiting(waiting_for=waiting_for, due_at=due_at):
+            return {
+                "status": Status.WAITING,
+                "waiting_for": waiting_for,
+                "owner": None,
+                "lease_until": None,
+                "due_at": due_at,
+            }
+        case WorkerLost(owner=owner) if owner == header.owner:
+            return {"owner": None, "lease_until": None, "due_at": event.at}
+        case CancelRequested():
+            return {"cancel_requested": True}
+        case RunEnded(status=status, reason=reason, message=message):
+            return {
+                "status": status,
+                "waiting_for": (),
+                "reason": reason,
+                "message": message,
+                "owner": None,
+                "lease_until": None,
+                "ended_at": event.at,
+                "end_seq": event.seq,
+                "due_at": event.at if header.granted_micros else None,
+            }
+        case _:
+            return _spending(header, event)
+
+
+def _spending(header: RunHeader, event: Event) -> dict[str, object]:
+    match event.data:
+        case BudgetGranted(grant=grant, amount_micros=amount):
+            return {
+                "grants": grant,
+                "granted_micros": header.granted_micros + amount,
+                "slice_micros": header.slice_micros + amount,
+            }
+        case BudgetReturned(amount_micros=amount):
+            return {"slice_micros": header.slice_micros - amount, "due_at": None}
+        case ModelStarted(turn=turn, reserved_micros=reserved):
+            return {
+                "turns": turn,
+                "slice_micros": header.slice_micros - reserved,
+                "reserved_micros": header.reserved_micros + reserved,
+            }
+        case ModelCompleted() | ModelFailed() as ended:
+            usage = ended.usage
+            return {
+                "reserved_micros": 0,
+                # A provider may bill above the bound once in a while: the slice never goes below zero, spent is true.
+                "slice_micros": max(0, header.slice_micros + header.reserved_micros - ended.cost_micros),
+                "spent_micros": header.spent_micros + ended.cost_micros,
+                "input_tokens": header.input_tokens + (usage.input_tokens if usage else 0),
+                "output_tokens": header.output_tokens + (usage.output_tokens if usage else 0),
+            }
+        case ToolStarted(tool=tool, attempt=1):
+            return {
+                "tool_calls": header.tool_calls + 1,
+                "tools_called": tuple(dict.fromkeys((*header.tools_called, tool))),
+            }
+        case _:
+            return {}
+
+
+Result = ToolCompleted | ToolOutcomeUnknown
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One model answer and what became of its calls."""
+
+    number: int
+    completed: ModelCompleted
+    started: dict[str, tuple[ToolStarted, int]] = field(default_factory=dict)
+    """By call id: the newest start, and the epoch that wrote it (0 from the queue's worker)."""
+    queued: dict[str, ToolQueued] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def uses(self) -> tuple[ToolUse, ...]:
+        """The calls this answer asked for, in call order."""
+        return tuple(block for block in self.completed.content if isinstance(block, ToolUse))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each call has its one result; a denied one needs no event, the decision is its result."""
+        return all(d.verdict is Verdict.DENY or d.call_id in self.results for d in self.completed.decisions)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a holder needs to go on, folded from the log alone."""
+
+    header: RunHeader
+    created: RunCreated
+    history: tuple[SessionMessage, ...] | None = None
+    """None until `session.loaded`."""
+    turns: tuple[Turn, ...] = ()
+    open_model: tuple[ModelStarted, int] | None = None
+    """A model call that has begun and not ended, and the epoch that began it."""
+    failed_attempts: int = 0
+    """Attempts of the turn under way that have failed."""
+    last_failure: ModelFailed | None = None
+    ended: RunEnded | None = None
+    feedback: tuple[FeedbackGiven, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.ended is not None
+
+    @property
+    def turn(self) -> Turn | None:
+        """The newest turn whose model answer is complete."""
+        return self.turns[-1] if self.turns else None
+
+
+def fold(events: Iterable[Event]) -> RunState:
+    """Return the state of the run whose log this is, from event 1 on.
+
+    Raises:
+        ValueError: the events are not a gapless log from event 1.
+    """
+    state: RunState | None = None
+    for event in events:
+        state = step(state, event)
+    if state is None:
+        raise ValueError("an empty log has no state")
+    return state
+
+
+def step(state: RunState | None, event: Event) -> RunState:
+    """Return the state after one more event.
+
+    Raises:
+        ValueError: the event does not follow the state.
+    """
+    header = advance(state.header if state else None, event)
+    data = event.data
+    if state is None:
+        assert isinstance(data, RunCreated)  # noqa: S101 - `advance` has just raised otherwise
+        return RunState(header=header, created=data)
+    state = replace(state, header=header)
+    match data:
+        case SessionLoaded(messages=messages):
+            return replace(state, history=messages)
+        case ModelStarted():
+            return replace(state, open_model=(data, event.epoch))
+        case ModelFailed():
+            return replace(state, open_model=None, failed_attempts=state.failed_attempts + 1, last_failure=data)
+        case ModelCompleted():
+            turn = Turn(number=data.turn, completed=data)
+            return replace(state, open_model=None, failed_attempts=0, last_failure=None, turns=(*state.turns, turn))
+        case ToolStarted(call_id=call_id):
+            return _in_turn(state, started={call_id: (data, event.epoch)})
+        case ToolQueued(call_id=call_id):
+            return _in_turn(state, queued={call_id: data})
+        case ToolCompleted(call_id=call_id) | ToolOutcomeUnknown(call_id=call_id):
+            return _in_turn(state, results={call_id: data})
+        case FeedbackGiven():
+            return replace(state, feedback=(*state.feedback, data))
+        case RunEnded():
+            return replace(state, ended=data)
+        case _:
+            return state
+
+
+def _in_turn(
+    state: RunState,
+    *,
+    started: dict[str, tuple[ToolStarted, int]] | None = None,
+    queued: dict[str, ToolQueued] | None = None,
+    results: dict[str, Result] | None = None,
+) -> RunState:
+    turn = state.turn
+    if turn is None:
+        raise ValueError("a tool event before any model answer")
+    # The first result stands: a late duplicate of a queued call changes nothing.
+    turn = replace(
+        turn,
+        started={**turn.started, **(started or {})},
+        queued={**turn.queued, **(queued or {})},
+        results={**(results or {}), **turn.results},
+    )
+    return replace(state, turns=(*state.turns[:-1], turn))

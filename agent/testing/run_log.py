@@ -1,0 +1,124 @@
+"""The run log in memory: the twin of `agent.aws.run_log.DynamoDbRunLog`, held to the same contract suite."""
+
+import itertools
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+
+from agent.errors import IdempotencyKeyReused, LogMoved
+from agent.events import OUTSIDE, Delta, Event, Payload
+from agent.ports import NewRun
+from agent.runlog import RunHeader, advance
+
+MAX_APPEND = 90
+"""Events in one append: DynamoDB takes 100 items in a transaction, and the header is one."""
+
+
+class MemoryRunLog:
+    """`ports.RunLog` for tests: one lock in the place of transactions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._headers: dict[tuple[str, str], RunHeader] = {}
+        self._events: dict[tuple[str, str], list[Event]] = {}
+        self._deltas: dict[tuple[str, str, int], dict[int, Delta]] = {}
+        self._keys: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._nonces = itertools.count(1)
+
+    def create(self, run: NewRun) -> RunHeader:
+        """See `ports.RunLog`."""
+        with self._lock:
+            header = advance(None, run.event)
+            tenant = header.tenant_id
+            if run.idempotency_key is not None:
+                key = (tenant, header.user_id, run.idempotency_key)
+                run_id, digest = self._keys.setdefault(key, (header.run_id, run.body_sha256))
+                if digest != run.body_sha256:
+                    raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new key")
+                if run_id != header.run_id:
+                    return self._headers[tenant, run_id]
+            self._headers[tenant, header.run_id] = header
+            self._events[tenant, header.run_id] = [run.event]
+            return header
+
+    def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
+        """See `ports.RunLog`."""
+        with self._lock:
+            return self._headers.get((tenant_id, run_id))
+
+    def events(self, tenant_id: str, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            return self._events.get((tenant_id, run_id), [])[after : after + limit]
+
+    def append(
+        self, header: RunHeader, payloads: Sequence[Payload], *, at: datetime, outside: bool = False
+    ) -> RunHeader:
+        """See `ports.RunLog`."""
+        if not 1 <= len(payloads) <= MAX_APPEND:
+            raise ValueError(f"an append takes 1 to {MAX_APPEND} events, not {len(payloads)}")
+        if outside and not OUTSIDE.issuperset(payload.type for payload in payloads):
+            raise ValueError("only the holder may append this")
+        with self._lock:
+            key = (header.tenant_id, header.run_id)
+            current = self._headers[key]
+            if current.next_seq != header.next_seq or (not outside and current.epoch != header.epoch):
+                raise LogMoved(f"{header.run_id} is at {current.next_seq}, not {header.next_seq}")
+            events = []
+            for payload in payloads:
+                event = Event(
+                    tenant_id=header.tenant_id,
+                    run_id=header.run_id,
+                    seq=header.next_seq,
+                    at=at,
+                    epoch=0 if outside else header.epoch,
+                    nonce=f"n{next(self._nonces)}",
+                    release=header.release,
+                    data=payload,
+                )
+                header = advance(header, event)
+                events.append(event)
+            self._headers[key] = header
+            self._events[key].extend(events)
+            return header
+
+    def write_delta(self, tenant_id: str, run_id: str, delta: Delta) -> None:
+        """See `ports.RunLog`."""
+        with self._lock:
+            self._deltas.setdefault((tenant_id, run_id, delta.seq), {})[delta.index] = delta
+
+    def deltas(self, tenant_id: str, run_id: str, seq: int, *, from_index: int = 0) -> list[Delta]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            pieces = self._deltas.get((tenant_id, run_id, seq), {})
+            return [pieces[i] for i in itertools.takewhile(pieces.__contains__, itertools.count(from_index))]
+
+    def runs_of_user(
+        self, tenant_id: str, user_id: str, *, limit: int, before: str | None = None
+    ) -> tuple[list[RunHeader], str | None]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            own = [h for h in self._headers.values() if (h.tenant_id, h.user_id) == (tenant_id, user_id)]
+        own = sorted((h for h in own if before is None or h.run_id < before), key=lambda h: h.run_id, reverse=True)
+        return own[:limit], own[limit - 1].run_id if len(own) > limit else None
+
+    def runs_of_session(self, tenant_id: str, user_id: str, session_id: str, *, limit: int) -> list[RunHeader]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            own = [h for h in self._headers.values() if (h.tenant_id, h.user_id) == (tenant_id, user_id)]
+        return sorted((h for h in own if h.session_id == session_id), key=lambda h: h.run_id)[-limit:]
+
+    def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            due = [(h.due_at, h) for h in self._headers.values() if h.due_at is not None and h.due_at <= now]
+        return [h for _, h in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    def postpone(self, header: RunHeader, due_at: datetime) -> bool:
+        """See `ports.RunLog`."""
+        with self._lock:
+            key = (header.tenant_id, header.run_id)
+            if self._headers[key] != header:
+                return False
+            self._headers[key] = header.model_copy(update={"due_at": due_at})
+            return True

@@ -1,0 +1,133 @@
+"""What a tool is: a typed function and its contract. The support desk, and every team, declares tools with `tool`.
+
+A contract is data: its hash stands in each decision and in contracts.lock.json, so a tool that changed between
+decision and execution does not run, and the infrastructure can generate the tool's rights from it. Tools reach tenant
+data through `ToolContext` alone; they never see AWS credentials of their own.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.identity import Principal
+
+
+class Effect(StrEnum):
+    """What a call may do to the world, from harmless to not."""
+
+    READ = "read"
+    WRITE = "write"
+    DESTRUCTIVE = "destructive"
+    EXTERNAL = "external"
+
+
+class Arguments(BaseModel):
+    """The base of every tool's arguments: no unknown fields, no coercion, frozen once validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Contract(BaseModel):
+    """What a tool promises and what it is allowed. Times in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    description: str = Field(min_length=20, max_length=1000)
+    """For the model: what it does, when to use it, what it returns."""
+    effect: Effect
+    mode: Literal["idempotent", "once"]
+    """After a lost call: run again under the same key, or never again."""
+    queued: bool = False
+    """Through the queue, because it may take longer than an answer's patience."""
+    timeout_s: int = Field(default=10, ge=1, le=840)
+    max_result_bytes: int = Field(default=16_384, ge=256, le=262_144)
+    trusted: bool = False
+    """Whether results are the platform's own words; all others are marked as data for the model."""
+    shown_to_user: bool = False
+    """Whether arguments and results may stand in the user's event stream."""
+    parallel: bool = True
+    """Whether it may run beside other calls of the same turn."""
+    data_actions: tuple[
+        Literal["dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem", "dynamodb:UpdateItem"], ...
+    ] = ()
+    """What it needs on the tenant data table; the data role is generated from these."""
+    writes_files: bool = False
+    """Whether it puts objects under the tenant's prefix of the bucket."""
+    schema_: dict[str, Any] = Field(alias="schema")
+    """JSON Schema of the arguments."""
+
+    def sha256(self) -> str:
+        """Return the hash that a decision binds."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", by_alias=True)).encode()).hexdigest()
+
+
+class ToolFailed(Exception):
+    """A tool's own, expected failure: `code` and the sentence go to the model, which may correct itself."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TenantData(Protocol):
+    """The tenant's items, by kind and id. The tenant is not an argument: it is in the credentials and the key."""
+
+    def get(self, kind: str, item_id: str) -> dict[str, Any] | None:
+        """Return an item, or None."""
+        ...
+
+    def query(self, kind: str, *, prefix: str = "", limit: int = 50) -> list[dict[str, Any]]:
+        """Return at most `limit` items of a kind whose id begins with `prefix`, in id order."""
+        ...
+
+    def put(self, kind: str, item_id: str, item: dict[str, Any], *, only_if_new: bool = False) -> bool:
+        """Write an item; False where `only_if_new` and it exists."""
+        ...
+
+
+class TenantFiles(Protocol):
+    """Objects under the tenant's prefix of the bucket."""
+
+    def write(self, name: str, content: bytes, *, content_type: str) -> str:
+        """Store a file and return its key."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToolContext:
+    """What a tool is given besides its arguments."""
+
+    principal: Principal
+    run_id: str
+    call_id: str
+    idempotency_key: str
+    """`run_id/call_id`: pass it on to whatever acts."""
+    data: TenantData
+    files: TenantFiles
+    progress: Callable[[str], None]
+    """Tell how far a long tool has come; harmless and bounded."""
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass(frozen=True)
+class Tool(Generic[A]):
+    """A contract, the type of its arguments, and the function."""
+
+    contract: Contract
+    arguments: type[A]
+    run: Callable[[A, ToolContext], BaseModel]
+    resource_of: Callable[[A], str]
+    """Which `Type::id` within the tenant a call acts on, for the policy."""
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN. What is hashed is this."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

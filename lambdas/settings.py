@@ -1,0 +1,113 @@
+"""Each function's environment as a dataclass: the infrastructure writes it, the function reads it, nobody else does.
+
+`to_environment` and `from_environment` are inverses, so a setting that one side forgets fails in the types or in the
+infrastructure's tests and not at three in the morning.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from pydantic import TypeAdapter
+
+PREFIX = "KEEPGATE_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every function is told."""
+
+    stage: str
+    service: str
+    """The name in logs, metrics and traces: `shim`, `run_agent`, …"""
+    trace_exporter: str
+    """`xray` (the daemon beside the function), `file:<path>`, an OTLP/HTTP endpoint's URL, or `none`."""
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the environment variables that `from_environment` reads back."""
+        return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings.
+
+        Raises:
+            pydantic.ValidationError: a variable is missing or not of its type; it names the setting.
+        """
+        names = {f.name: PREFIX + f.name.upper() for f in fields(cls)}
+        present = {name: environment[variable] for name, variable in names.items() if variable in environment}
+        return TypeAdapter(cls).validate_python(present)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShimSettings(Settings):
+    """Room 1, the run API."""
+
+    runs_table: str
+    agent_function: str
+    """Name or ARN of `run_agent`, to wake it."""
+    release: str
+    """The release that new runs are bound to."""
+    client_ids: str
+    """The user pool clients whose tokens are taken, comma-separated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddClaimsSettings(Settings):
+    """The user pool's pre-token trigger: puts tenant, roles and scope into access tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamEventsSettings(Settings):
+    """Room 1, the native event stream. Read only."""
+
+    runs_table: str
+    client_ids: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAgentSettings(Settings):
+    """Room 2."""
+
+    runs_table: str
+    ledger_table: str
+    tool_function: str
+    tool_queue_url: str
+    user_day_limit_micros: int
+    tenant_month_limit_micros: int
+    platform_month_limit_micros: int
+    platform_shards: int
+    """Over how many items the platform's budget is spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunToolSettings(Settings):
+    """Room 3: one tool call for one tenant."""
+
+    runs_table: str
+    tenant_table: str
+    bucket: str
+    data_role_arn: str
+    """Assumed with the session tag `tenant_id`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkToolQueueSettings(Settings):
+    """Room 3: jobs from the queue."""
+
+    runs_table: str
+    tool_function: str
+    agent_function: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRunsSettings(Settings):
+    """Around the rooms: due runs, and the records of failed invocations."""
+
+    runs_table: str
+    ledger_table: str
+    agent_function: str
+    user_day_limit_micros: int
+    tenant_month_limit_micros: int
+    platform_month_limit_micros: int
+    platform_shards: int

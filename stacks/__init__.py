@@ -1,0 +1,1 @@
+"""The infrastructure: a stack reads from top to bottom like the architecture diagram."""
