@@ -311,9 +311,7 @@ class FeedbackGiven(Fact):
 
 
 class RunEnded(Fact):
-    """The run is over. What may follow: `model.failed`, which settles a call that the end interrupted,
-    `budget.returned` and `feedback.given`.
-    """
+    """The run is over. Only its settlement (`model.failed`, `budget.returned`) and `feedback.given` may follow."""
 
     type: Literal["run.ended"] = "run.ended"
     status: Status
