@@ -8,7 +8,7 @@ The surprise: an ended run is not finished with until its unspent money has flow
 `run.ended` to `budget.returned`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -16,6 +16,7 @@ from pydantic import AwareDatetime
 
 from agent.events import (
     ENDED,
+    OUTSIDE,
     BudgetGranted,
     BudgetReturned,
     CancelRequested,
@@ -27,6 +28,7 @@ from agent.events import (
     ModelCompleted,
     ModelFailed,
     ModelStarted,
+    Payload,
     RunClaimed,
     RunCreated,
     RunEnded,
@@ -179,6 +181,39 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
         raise ValueError(f"event {event.seq} does not follow event {header.next_seq - 1}")
     changes = _changes(header, event)
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
+
+
+MAX_APPEND = 90
+"""Events in one append: DynamoDB takes 100 items in a transaction, and the header is one."""
+
+
+def extend(
+    header: RunHeader, payloads: Sequence[Payload], *, at: datetime, nonce: str, outside: bool = False
+) -> tuple[list[Event], RunHeader]:
+    """Return the events that carry these payloads after `header`, and the header they lead to.
+
+    Raises:
+        ValueError: `outside` with an event only a holder may append, or a number of events that no append takes.
+    """
+    if not 1 <= len(payloads) <= MAX_APPEND:
+        raise ValueError(f"an append takes 1 to {MAX_APPEND} events, not {len(payloads)}")
+    if outside and not OUTSIDE.issuperset(payload.type for payload in payloads):
+        raise ValueError("only the holder may append this")
+    events = []
+    for payload in payloads:
+        event = Event(
+            tenant_id=header.tenant_id,
+            run_id=header.run_id,
+            seq=header.next_seq,
+            at=at,
+            epoch=0 if outside else header.epoch,
+            nonce=nonce,
+            release=header.release,
+            data=payload,
+        )
+        header = advance(header, event)
+        events.append(event)
+    return events, header
 
 
 def _changes(header: RunHeader, event: Event) -> dict[str, object]:
