@@ -5,7 +5,8 @@ only "where does this run stand" reads one item. The state is read by the holder
 port (`ports.RunLog`); nothing here touches a store.
 
 The surprise: an ended run is not finished with until its unspent money has flowed back, so `due_at` stays set from
-`run.ended` to `budget.returned`.
+`run.ended` to `budget.returned`. For the same reason whatever a parked run was waiting for makes it due at once: if
+the wake that should follow is lost, the sweeper finds it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,7 @@ from agent.events import (
     RunClaimed,
     RunCreated,
     RunEnded,
+    RunReleased,
     RunWaiting,
     SessionLoaded,
     SessionMessage,
@@ -103,6 +105,9 @@ END: dict[EndReason, tuple[Status, str]] = {
 
 START_GRACE = timedelta(seconds=60)
 """How long a created run may lie unclaimed before the sweeper wakes it again."""
+
+RETURN_GRACE = timedelta(seconds=60)
+"""How long the holder of an ended run may take to settle it and return its money before the sweeper does."""
 
 
 class RunHeader(Fact):
@@ -235,10 +240,12 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
                 "lease_until": None,
                 "due_at": due_at,
             }
-        case WorkerLost(owner=owner) if owner == header.owner:
+        case WorkerLost(owner=owner) | RunReleased(owner=owner) if owner == header.owner:
             return {"owner": None, "lease_until": None, "due_at": event.at}
         case CancelRequested():
-            return {"cancel_requested": True}
+            return {"cancel_requested": True, "due_at": header.due_at if header.owner else event.at}
+        case ToolCompleted() | ToolOutcomeUnknown() if header.status is Status.WAITING:
+            return {"due_at": event.at}
         case RunEnded(status=status, reason=reason, message=message):
             return {
                 "status": status,
@@ -249,7 +256,7 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
                 "lease_until": None,
                 "ended_at": event.at,
                 "end_seq": event.seq,
-                "due_at": event.at if header.granted_micros else None,
+                "due_at": event.at + RETURN_GRACE,
             }
         case _:
             return _spending(header, event)
@@ -329,6 +336,8 @@ class RunState:
     failed_attempts: int = 0
     """Attempts of the turn under way that have failed."""
     last_failure: ModelFailed | None = None
+    idle_claims: int = 0
+    """How often in a row a holder claimed the run and recorded nothing: something kills whoever works on it."""
     ended: RunEnded | None = None
     feedback: tuple[FeedbackGiven, ...] = ()
 
@@ -368,7 +377,7 @@ def step(state: RunState | None, event: Event) -> RunState:
     if state is None:
         assert isinstance(data, RunCreated)  # noqa: S101 - `advance` has just raised otherwise
         return RunState(header=header, created=data)
-    state = replace(state, header=header)
+    state = replace(state, header=header, idle_claims=_idle_claims(state, data))
     match data:
         case SessionLoaded(messages=messages):
             return replace(state, history=messages)
@@ -391,6 +400,16 @@ def step(state: RunState | None, event: Event) -> RunState:
             return replace(state, ended=data)
         case _:
             return state
+
+
+def _idle_claims(state: RunState, data: Payload) -> int:
+    match data:
+        case RunClaimed():
+            return state.idle_claims + 1
+        case WorkerLost():
+            return state.idle_claims
+        case _:
+            return 0
 
 
 def _in_turn(
