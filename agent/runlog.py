@@ -12,6 +12,7 @@ the wake that should follow is lost, the sweeper finds it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import AwareDatetime
 
@@ -48,6 +49,7 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import RunId, SessionId, TenantId, UserId
+from agent.tools import Effect
 
 END: dict[EndReason, tuple[Status, str]] = {
     EndReason.ANSWERED: (Status.COMPLETED, "The agent answered."),
@@ -146,6 +148,9 @@ class RunHeader(Fact):
     tools_called: tuple[str, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    effects: tuple[Effect | None, ...] = ()
+    """Of the calls that were not denied, each once."""
+    feedback: Literal["up", "down"] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -246,6 +251,8 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
             return {"cancel_requested": True, "due_at": header.due_at if header.owner else event.at}
         case ToolCompleted() | ToolOutcomeUnknown() if header.status is Status.WAITING:
             return {"due_at": event.at}
+        case FeedbackGiven(rating=rating):
+            return {"feedback": rating}
         case RunEnded(status=status, reason=reason, message=message):
             return {
                 "status": status,
@@ -280,7 +287,10 @@ def _spending(header: RunHeader, event: Event) -> dict[str, object]:
             }
         case ModelCompleted() | ModelFailed() as ended:
             usage = ended.usage
+            decided = ended.decisions if isinstance(ended, ModelCompleted) else ()
+            effects = [decision.effect for decision in decided if decision.verdict is not Verdict.DENY]
             return {
+                "effects": tuple(dict.fromkeys((*header.effects, *effects))),
                 "reserved_micros": 0,
                 # A provider may bill above the bound once in a while: the slice never goes below zero, spent is true.
                 "slice_micros": max(0, header.slice_micros + header.reserved_micros - ended.cost_micros),
