@@ -316,8 +316,9 @@ class FeedbackGiven(Fact):
 
 
 class RunEnded(Fact):
-    """The run is over. What may follow: `model.failed`, which settles a call that the end interrupted,
-    `budget.returned` and `feedback.given`.
+    """The run is over.
+
+    What may follow: `model.failed`, which settles a call that the end interrupted, `budget.returned`, `feedback.given`.
     """
 
     type: Literal["run.ended"] = "run.ended"
