@@ -5,10 +5,13 @@ SHELL := bash
 STAGE ?= dev
 UV := .tools/bin/uv
 RUN := .venv/bin/
+# A second interpreter, of the functions' runtime, where there is one: the suites that need no cloud run on it too.
+PY313 := $(shell for p in "$$(command -v python3.13)" "$$(pyenv root 2>/dev/null)"/versions/3.13*/bin/python3.13; do \
+	"$$p" -c "" 2>/dev/null && { echo "$$p"; break; }; done)
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 help: ## print the tasks
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(UV):
 	@echo "installing uv"
@@ -40,15 +43,26 @@ format: install ## format the code and mend what the linter can
 	@$(RUN)ruff format .
 	@$(RUN)ruff check --fix .
 
-test: install ## every test, the end-to-end ones included
+test: install $(if $(PY313),test-runtime) ## every test, the end-to-end ones included
 	@$(RUN)pytest
+
+.venv-3.13/.installed: .venv/.installed
+	@echo "installing the Python packages of uv.lock for $$($(PY313) --version)"
+	@UV_PROJECT_ENVIRONMENT=.venv-3.13 $(UV) sync --frozen --quiet --no-group infrastructure --python $(PY313)
+	@touch $@
+
+test-runtime: .venv-3.13/.installed ## the suites that need no cloud, on Python 3.13
+	@.venv-3.13/bin/pytest -q -p no:cacheprovider tests/unit tests/contracts tests/crash
 
 check: lint test ## what CI runs
 
 synth: install ## write the CloudFormation templates of STAGE (dev, prod, local) to cdk.out.STAGE
 	@$(RUN)python app.py --stage $(STAGE)
 
+lock-contracts: install ## write the tools' contracts to support_desk/contracts.lock.json
+	@$(RUN)python -m support_desk.lock_contracts
+
 bench: install ## measure start-up, memory, bundle size and the cost of a run
 	@$(RUN)python -m bench
 
-.PHONY: help install run lint format test check synth bench
+.PHONY: help install run lint format test test-runtime check synth lock-contracts bench

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from agent.identity import CallId, Principal, RunId, SessionId, TenantId, UserId
+from agent.tools import Effect
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -131,6 +132,10 @@ class Decision(Fact):
     """The ids of the policies that determined the verdict."""
     queued: bool = False
     """True where the contract sends the call through the queue."""
+    effect: Effect | None = None
+    """From the contract; None where there is none (an unknown tool)."""
+    shown_to_user: bool = False
+    """From the contract: whether arguments and result may stand in the user's event stream."""
 
 
 class SessionMessage(Fact):
@@ -311,7 +316,10 @@ class FeedbackGiven(Fact):
 
 
 class RunEnded(Fact):
-    """The run is over. Only its settlement (`model.failed`, `budget.returned`) and `feedback.given` may follow."""
+    """The run is over.
+
+    What may follow: `model.failed`, which settles a call that the end interrupted, `budget.returned`, `feedback.given`.
+    """
 
     type: Literal["run.ended"] = "run.ended"
     status: Status

@@ -12,7 +12,6 @@ from datetime import datetime
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, TryLater
 from agent.events import (
     EndReason,
-    Event,
     ModelCompleted,
     ModelFailed,
     ModelStarted,
@@ -27,7 +26,7 @@ from agent.events import (
 )
 from agent.ports import RunLog
 from agent.release import Release
-from agent.runlog import END, RunHeader, RunState, fold, step
+from agent.runlog import END, RunHeader, RunState, extend, step
 from agent.runtime import Runtime
 
 MAX_MOVES = 20
@@ -193,21 +192,7 @@ class HeldRun:
         return left if self.is_fresh and left > 0 else None
 
     def _with(self, state: RunState, payloads: Sequence[Payload]) -> RunState:
-        at = self.runtime.clock.now()
-        for payload in payloads:
-            header = state.header
-            event = Event(
-                tenant_id=header.tenant_id,
-                run_id=header.run_id,
-                seq=header.next_seq,
-                at=at,
-                epoch=header.epoch,
-                nonce="",
-                release=header.release,
-                data=payload,
-            )
-            state = step(state, event)
-        return state
+        return _after(state, payloads, self.runtime.clock.now())
 
     def _tell(self, payload: Payload) -> None:
         if isinstance(payload, OBSERVED):
@@ -225,12 +210,29 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
         now = runtime.clock.now()
         if state is None or state.is_over or state.header.has_live_holder(now) or _still_waits(state, now):
             return None
-        header = state.header
-        claimed = RunClaimed(owner=owner, epoch=header.epoch + 1, lease_until=lease_until)
+        claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
         try:
-            runtime.log.append(header, [claimed], at=now)
+            runtime.log.append(state.header, [claimed], at=now)
         except LogMoved:
             continue
-        state = read_state(runtime.log, tenant_id, run_id, known=state)
-        ...
+        found = state.header.status
+        return HeldRun(runtime, _after(state, [claimed], now), owner=owner, lease_until=lease_until, found=found)
     raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")
+
+
+def _still_waits(state: RunState, now: datetime) -> bool:
+    """Whether a parked run has nothing to do yet; then waking it, however often, writes nothing."""
+    header, turn = state.header, state.turn
+    if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at or turn is None:
+        return False
+    return not turn.is_settled and not any(
+        now >= queued.due_at for call_id, queued in turn.queued.items() if call_id not in turn.results
+    )
+
+
+def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:
+    if payloads:
+        events, _ = extend(state.header, payloads, at=at, nonce="")
+        for event in events:
+            state = step(state, event)
+    return state

@@ -9,14 +9,16 @@ The surprise: an ended run is not finished with until its unspent money has flow
 the wake that should follow is lost, the sweeper finds it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import AwareDatetime
 
 from agent.events import (
     ENDED,
+    OUTSIDE,
     BudgetGranted,
     BudgetReturned,
     CancelRequested,
@@ -47,6 +49,7 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import RunId, SessionId, TenantId, UserId
+from agent.tools import Effect
 
 END: dict[EndReason, tuple[Status, str]] = {
     EndReason.ANSWERED: (Status.COMPLETED, "The agent answered."),
@@ -145,6 +148,9 @@ class RunHeader(Fact):
     tools_called: tuple[str, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    effects: tuple[Effect | None, ...] = ()
+    """Of the calls that were not denied, each once."""
+    feedback: Literal["up", "down"] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -187,6 +193,39 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
 
 
+MAX_APPEND = 90
+"""Events in one append: DynamoDB takes 100 items in a transaction, and the header is one."""
+
+
+def extend(
+    header: RunHeader, payloads: Sequence[Payload], *, at: datetime, nonce: str, outside: bool = False
+) -> tuple[list[Event], RunHeader]:
+    """Return the events that carry these payloads after `header`, and the header they lead to.
+
+    Raises:
+        ValueError: `outside` with an event only a holder may append, or a number of events that no append takes.
+    """
+    if not 1 <= len(payloads) <= MAX_APPEND:
+        raise ValueError(f"an append takes 1 to {MAX_APPEND} events, not {len(payloads)}")
+    if outside and not OUTSIDE.issuperset(payload.type for payload in payloads):
+        raise ValueError("only the holder may append this")
+    events = []
+    for payload in payloads:
+        event = Event(
+            tenant_id=header.tenant_id,
+            run_id=header.run_id,
+            seq=header.next_seq,
+            at=at,
+            epoch=0 if outside else header.epoch,
+            nonce=nonce,
+            release=header.release,
+            data=payload,
+        )
+        header = advance(header, event)
+        events.append(event)
+    return events, header
+
+
 def _changes(header: RunHeader, event: Event) -> dict[str, object]:
     match event.data:
         case RunClaimed(owner=owner, epoch=epoch, lease_until=lease):
@@ -212,6 +251,8 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
             return {"cancel_requested": True, "due_at": header.due_at if header.owner else event.at}
         case ToolCompleted() | ToolOutcomeUnknown() if header.status is Status.WAITING:
             return {"due_at": event.at}
+        case FeedbackGiven(rating=rating):
+            return {"feedback": rating}
         case RunEnded(status=status, reason=reason, message=message):
             return {
                 "status": status,
@@ -246,7 +287,10 @@ def _spending(header: RunHeader, event: Event) -> dict[str, object]:
             }
         case ModelCompleted() | ModelFailed() as ended:
             usage = ended.usage
+            decided = ended.decisions if isinstance(ended, ModelCompleted) else ()
+            effects = [decision.effect for decision in decided if decision.verdict is not Verdict.DENY]
             return {
+                "effects": tuple(dict.fromkeys((*header.effects, *effects))),
                 "reserved_micros": 0,
                 # A provider may bill above the bound once in a while: the slice never goes below zero, spent is true.
                 "slice_micros": max(0, header.slice_micros + header.reserved_micros - ended.cost_micros),
