@@ -81,7 +81,7 @@ def _bytes(value: object) -> int:
 
 
 def settled(price: Price, usage: Usage | None, reserved_micros: int) -> tuple[int, bool]:
-    """Return what a call cost, and whether that is assumed: where nobody told its usage, it is all that was reserved."""
+    """Return what a call cost, and whether that is assumed: all that was reserved, where nobody told the usage."""
     return (reserved_micros, True) if usage is None else (price.cost_micros(usage), False)
 
 
