@@ -145,10 +145,11 @@ class RunFailed(KeepgateError):
 
 
 class ModelError(KeepgateError):
-    """A model call failed. `retryable` says whether the same call may succeed later."""
+    """A model call failed. `retryable` says whether the same call may succeed later, `billed` whether it may cost."""
 
     code = "model_error"
     retryable: ClassVar[bool] = False
+    billed: ClassVar[bool] = True
 
 
 class ModelThrottled(ModelError):
@@ -156,6 +157,7 @@ class ModelThrottled(ModelError):
 
     code = "model_throttled"
     retryable = True
+    billed = False
 
 
 class ModelUnavailable(ModelError):
@@ -176,6 +178,7 @@ class ModelRequestRejected(ModelError):
     """The service refuses this request (validation, access, unknown model): asking again won't help."""
 
     code = "model_request_rejected"
+    billed = False
 
 
 class ToolLost(KeepgateError):

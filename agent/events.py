@@ -171,6 +171,13 @@ class RunClaimed(Fact):
     lease_until: AwareDatetime
 
 
+class RunReleased(Fact):
+    """The holder let go near the end of its lease, with nothing under way; another invocation goes on at once."""
+
+    type: Literal["run.released"] = "run.released"
+    owner: str
+
+
 class SessionLoaded(Fact):
     """The session's earlier texts, fixed for this run's whole life."""
 
@@ -309,7 +316,10 @@ class FeedbackGiven(Fact):
 
 
 class RunEnded(Fact):
-    """The run is over. Only `feedback.given` and `budget.returned` may follow."""
+    """The run is over.
+
+    What may follow: `model.failed`, which settles a call that the end interrupted, `budget.returned`, `feedback.given`.
+    """
 
     type: Literal["run.ended"] = "run.ended"
     status: Status
@@ -322,6 +332,7 @@ class RunEnded(Fact):
 Payload = Annotated[
     RunCreated
     | RunClaimed
+    | RunReleased
     | SessionLoaded
     | BudgetGranted
     | BudgetReturned
