@@ -11,7 +11,7 @@ PY313 := $(shell for p in "$$(command -v python3.13)" "$$(pyenv root 2>/dev/null
 export PATH := $(CURDIR)/.venv/bin:$(CURDIR)/node_modules/.bin:$(PATH)
 
 help: ## print the tasks
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(UV):
 	@echo "installing uv"
@@ -59,7 +59,10 @@ check: lint test ## what CI runs
 synth: install ## write the CloudFormation templates of STAGE (dev, prod, local) to cdk.out.STAGE
 	@$(RUN)python app.py --stage $(STAGE)
 
+lock-contracts: install ## write the tools' contracts to support_desk/contracts.lock.json
+	@$(RUN)python -m support_desk.lock_contracts
+
 bench: install ## measure start-up, memory, bundle size and the cost of a run
 	@$(RUN)python -m bench
 
-.PHONY: help install run lint format test test-runtime check synth bench
+.PHONY: help install run lint format test test-runtime check synth lock-contracts bench

@@ -132,10 +132,11 @@ class RunFailed(KeepgateError):
 
 
 class ModelError(KeepgateError):
-    """A model call failed. `retryable` says whether the same call may succeed later."""
+    """A model call failed. `retryable` says whether the same call may succeed later, `billed` whether it may cost."""
 
     code = "model_error"
     retryable: ClassVar[bool] = False
+    billed: ClassVar[bool] = True
 
 
 class ModelThrottled(ModelError):
@@ -143,6 +144,7 @@ class ModelThrottled(ModelError):
 
     code = "model_throttled"
     retryable = True
+    billed = False
 
 
 class ModelUnavailable(ModelError):
@@ -163,6 +165,7 @@ class ModelRequestRejected(ModelError):
     """The service refuses this request (validation, access, unknown model): asking again won't help."""
 
     code = "model_request_rejected"
+    billed = False
 
 
 class ToolLost(KeepgateError):
