@@ -10,7 +10,8 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, EventStreamError, ResponseStreamingError
+from botocore.exceptions import ClientError, EventStreamError
+from urllib3.exceptions import ProtocolError
 
 from local.bedrock_wire import scripted_server
 
@@ -176,7 +177,7 @@ def test_a_stream_breaks_in_the_middle_with_the_error_the_scenario_names(endpoin
 
 def test_a_cut_stream_ends_without_stop_reason(endpoint: Endpoint) -> None:
     endpoint.told({"break_after": 3})
-    with pytest.raises(ResponseStreamingError):
+    with pytest.raises(ProtocolError, match="ended prematurely"):
         endpoint.stream()
 
 
