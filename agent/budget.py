@@ -117,9 +117,7 @@ def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, tenant_id: str, run_
             if failure := assumed_failure(state, "run_ended"):
                 header = log.append(header, [failure], at=clock.now())
             ledger.give_back(header, at=clock.now())
-            return log.append(
-                header, [BudgetReturned(amount_micros=header.slice_micros)], at=clock.now(), outside=True
-            )
+            return log.append(header, [BudgetReturned(amount_micros=header.slice_micros)], at=clock.now(), outside=True)
         except LogMoved:
             continue
     raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")

@@ -54,9 +54,7 @@ def read_state(log: RunLog, tenant_id: str, run_id: str, *, known: RunState | No
 class HeldRun:
     """The run one invocation works on, until the run is over, parked, released or lost to another holder."""
 
-    def __init__(
-        self, runtime: Runtime, state: RunState, *, owner: str, lease_until: datetime, found: Status
-    ) -> None:
+    def __init__(self, runtime: Runtime, state: RunState, *, owner: str, lease_until: datetime, found: Status) -> None:
         self.runtime = runtime
         self.state = state
         """What the log says and the facts since."""
