@@ -40,6 +40,13 @@ class InputTooLarge(CallerMistake):
     status = 413
 
 
+class MediaTypeUnsupported(CallerMistake):
+    """The body is not JSON, or says it is something else."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class NotAuthenticated(CallerMistake):
     """The token's claims don't make a principal."""
 
@@ -77,6 +84,12 @@ class RunOver(Conflict):
     """The run has ended; nothing can be asked of it any more."""
 
     code = "run_over"
+
+
+class FeedbackStands(Conflict):
+    """The run has been judged already; a judgement is given once."""
+
+    code = "feedback_stands"
 
 
 class CallNotDecided(CallerMistake):
