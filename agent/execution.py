@@ -9,6 +9,7 @@ must not run (`CallNotDecided`), or where what it did is not known (`ToolLost`):
 tool broke off. Whoever called then ends the process, because a thread can't be killed.
 """
 
+import bisect
 import contextvars
 import logging
 import threading
@@ -244,14 +245,13 @@ def _within(
         return content, written[0] if written else None
     files = room.access.results(call.principal.tenant_id, run_id)
     key = files.write(f"{call.decision.call_id}.json", content.encode(), content_type="application/json")
-    room_for_head = cap
-    while True:
-        head = content.encode()[:room_for_head].decode(errors="ignore")
-        wrapped = canonical_json({"truncated": True, "bytes": size, "head": head})
-        over = len(wrapped.encode()) - cap
-        if over <= 0:
-            return wrapped, key
-        room_for_head -= over
+
+    def headed(characters: int) -> str:
+        return canonical_json({"truncated": True, "bytes": size, "head": content[:characters]})
+
+    # The longest head that fits: a quote in it takes two bytes, so its length can't be computed, only searched.
+    longest = bisect.bisect_right(range(cap), cap, key=lambda characters: len(headed(characters).encode())) - 1
+    return headed(longest), key
 
 
 class _Written:
