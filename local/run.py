@@ -145,7 +145,7 @@ def _describe(cloud: Cloud, tokens: Mapping[str, str], console: Console) -> None
 
 
 def curl_line(url: str, token: str) -> str:
-    """Return a line for any shell that asks, waits for the run's end (until then its result is a 409), and prints it."""
+    """Return a line for any shell that asks, waits for the end (until then the result is a 409) and prints it."""
     return (
         f"T={token}; curl -sS {url}/runs -H \"Authorization: Bearer $T\" -H 'Content-Type: application/json' "
         f"-d '{{\"input\": \"{QUESTION}\"}}' | grep -o 'run_[0-9A-Z]*' | head -n 1 | xargs -I RUN "
