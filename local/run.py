@@ -145,11 +145,11 @@ def _describe(cloud: Cloud, tokens: Mapping[str, str], console: Console) -> None
 
 
 def curl_line(url: str, token: str) -> str:
-    """Return a line that asks, and prints the answer's events."""
+    """Return a line for any shell that asks, waits for the end (until then the result is a 409) and prints it."""
     return (
         f"T={token}; curl -sS {url}/runs -H \"Authorization: Bearer $T\" -H 'Content-Type: application/json' "
-        f"-d '{{\"input\": \"{QUESTION}\"}}' | grep -o 'run_[0-9A-Z]*' | head -n 1 "
-        f'| xargs -I RUN curl -sSN {url}/runs/RUN/events -H "Authorization: Bearer $T"'
+        f"-d '{{\"input\": \"{QUESTION}\"}}' | grep -o 'run_[0-9A-Z]*' | head -n 1 | xargs -I RUN "
+        f'curl -sf --retry 60 --retry-delay 1 --retry-all-errors {url}/runs/RUN/result -H "Authorization: Bearer $T"'
     )
 
 
