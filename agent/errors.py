@@ -134,6 +134,12 @@ class ConfigurationInvalid(KeepgateError):
     code = "configuration_invalid"
 
 
+class HookFailed(KeepgateError):
+    """A team's hook raised, or tried to loosen what it may only tighten: the answer is no."""
+
+    code = "hook_failed"
+
+
 class RunFailed(KeepgateError):
     """This run can't go on. `reason` is an `agent.events.EndReason` value."""
 

@@ -25,8 +25,11 @@ Item = Mapping[str, Any]
 
 WRONG = frozenset(
     {
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "AccessDenied",
         "AccessDeniedException",
         "ItemCollectionSizeLimitExceededException",
+        "QueueDoesNotExist",
         "ResourceNotFoundException",
         "UnrecognizedClientException",
         "ValidationException",
@@ -73,7 +76,7 @@ def transact(client: "DynamoDBClient", writes: Sequence[Any], *, token: str, bac
             if wrong := {r["Code"] for r in reasons} & {"ValidationError", "ItemCollectionSizeLimitExceeded"}:
                 raise ConfigurationInvalid(f"DynamoDB can't take this transaction: {sorted(wrong)}") from cancelled
         except ClientError as error:
-            _require_passing(error)
+            require_passing(error)
         except BotoCoreError:  # no reply: it may or may not have been committed
             pass
         else:
@@ -115,13 +118,18 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        _require_passing(error)
+        require_passing(error)
         raise StoreUnavailable(f"the store answers {_code(error)}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"the store does not answer: {type(error).__name__}") from error
 
 
-def _require_passing(error: ClientError) -> None:
+def require_passing(error: ClientError) -> None:
+    """Let an error go on that another attempt might not meet.
+
+    Raises:
+        ConfigurationInvalid: no retry helps.
+    """
     if _code(error) in WRONG:
         raise ConfigurationInvalid(f"AWS refuses {error.operation_name}: {_code(error)}") from error
 
