@@ -8,6 +8,7 @@ from constructs import Construct
 
 from lambdas.settings import AddClaimsSettings, ShimSettings, StreamEventsSettings
 from stacks.config import Stage
+from stacks.constructs.firewall import Firewall
 from stacks.constructs.room_function import RoomFunction, function_arn
 from stacks.constructs.run_api import RunApi
 from stacks.constructs.sign_in import SignIn
@@ -85,6 +86,9 @@ class EdgeStack(StageStack):
             shim=self.shim.function,
             stream_events=self.stream_events.function,
         )
+        if stage.firewall:
+            Firewall(self, "Firewall", stage=stage, api_stage_arn=self.run_api.api.deployment_stage.stage_arn)
+
         CfnOutput(self, "ApiUrl", value=self.run_api.api.url)
         CfnOutput(self, "UserPoolId", value=self.sign_in.pool.user_pool_id)
         CfnOutput(self, "UserPoolClientId", value=client_id)

@@ -6,6 +6,7 @@ pays for none of them; each can be restored to any second of 35 days.
 
 from aws_cdk import CfnOutput, Duration, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
@@ -31,6 +32,16 @@ class StateStack(StageStack):
             enable_key_rotation=True,
             removal_policy=self._removal,
         )
+
+        if stage.alarms:
+            self.key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid="AlarmsToTheEncryptedTopic",
+                    principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                    actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                    resources=["*"],  # in a key's policy: this key
+                )
+            )
 
         self.runs = self._table("Runs")
         self._index(self.runs, "by_user", "user_key", "run_id")

@@ -46,7 +46,7 @@ class RoomFunction(Construct):
         in_wake_cycle: bool = False,
     ) -> None:
         super().__init__(scope, construct_id)
-        door = settings.service
+        self.door = door = settings.service
         self.log_group = logs.LogGroup(
             self,
             "Logs",
