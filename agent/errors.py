@@ -40,6 +40,13 @@ class InputTooLarge(CallerMistake):
     status = 413
 
 
+class MediaTypeUnsupported(CallerMistake):
+    """The body is not JSON, or says it is something else."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class NotAuthenticated(CallerMistake):
     """The token's claims don't make a principal."""
 
@@ -77,6 +84,12 @@ class RunOver(Conflict):
     """The run has ended; nothing can be asked of it any more."""
 
     code = "run_over"
+
+
+class FeedbackStands(Conflict):
+    """The run has been judged already; a judgement is given once."""
+
+    code = "feedback_stands"
 
 
 class CallNotDecided(CallerMistake):
@@ -121,6 +134,12 @@ class ConfigurationInvalid(KeepgateError):
     code = "configuration_invalid"
 
 
+class HookFailed(KeepgateError):
+    """A team's hook raised, or tried to loosen what it may only tighten: the answer is no."""
+
+    code = "hook_failed"
+
+
 class RunFailed(KeepgateError):
     """This run can't go on. `reason` is an `agent.events.EndReason` value."""
 
@@ -132,10 +151,11 @@ class RunFailed(KeepgateError):
 
 
 class ModelError(KeepgateError):
-    """A model call failed. `retryable` says whether the same call may succeed later."""
+    """A model call failed. `retryable` says whether the same call may succeed later, `billed` whether it may cost."""
 
     code = "model_error"
     retryable: ClassVar[bool] = False
+    billed: ClassVar[bool] = True
 
 
 class ModelThrottled(ModelError):
@@ -143,6 +163,7 @@ class ModelThrottled(ModelError):
 
     code = "model_throttled"
     retryable = True
+    billed = False
 
 
 class ModelUnavailable(ModelError):
@@ -163,6 +184,7 @@ class ModelRequestRejected(ModelError):
     """The service refuses this request (validation, access, unknown model): asking again won't help."""
 
     code = "model_request_rejected"
+    billed = False
 
 
 class ToolLost(KeepgateError):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from agent.identity import CallId, Principal, RunId, SessionId, TenantId, UserId
+from agent.tools import Effect
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -131,6 +132,10 @@ class Decision(Fact):
     """The ids of the policies that determined the verdict."""
     queued: bool = False
     """True where the contract sends the call through the queue."""
+    effect: Effect | None = None
+    """From the contract; None where there is none (an unknown tool)."""
+    shown_to_user: bool = False
+    """From the contract: whether arguments and result may stand in the user's event stream."""
 
 
 class SessionMessage(Fact):
@@ -164,6 +169,13 @@ class RunClaimed(Fact):
     """The invocation's request id."""
     epoch: int = Field(ge=1)
     lease_until: AwareDatetime
+
+
+class RunReleased(Fact):
+    """The holder let go near the end of its lease, with nothing under way; another invocation goes on at once."""
+
+    type: Literal["run.released"] = "run.released"
+    owner: str
 
 
 class SessionLoaded(Fact):
@@ -304,7 +316,10 @@ class FeedbackGiven(Fact):
 
 
 class RunEnded(Fact):
-    """The run is over. Only `feedback.given` and `budget.returned` may follow."""
+    """The run is over.
+
+    What may follow: `model.failed`, which settles a call that the end interrupted, `budget.returned`, `feedback.given`.
+    """
 
     type: Literal["run.ended"] = "run.ended"
     status: Status
@@ -317,6 +332,7 @@ class RunEnded(Fact):
 Payload = Annotated[
     RunCreated
     | RunClaimed
+    | RunReleased
     | SessionLoaded
     | BudgetGranted
     | BudgetReturned

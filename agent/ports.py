@@ -24,6 +24,10 @@ class Clock(Protocol):
         """Return seconds that only grow, for durations."""
         ...
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
 
 @dataclass(frozen=True)
 class NewRun:

@@ -5,17 +5,20 @@ only "where does this run stand" reads one item. The state is read by the holder
 port (`ports.RunLog`); nothing here touches a store.
 
 The surprise: an ended run is not finished with until its unspent money has flowed back, so `due_at` stays set from
-`run.ended` to `budget.returned`.
+`run.ended` to `budget.returned`. For the same reason whatever a parked run was waiting for makes it due at once: if
+the wake that should follow is lost, the sweeper finds it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import AwareDatetime
 
 from agent.events import (
     ENDED,
+    OUTSIDE,
     BudgetGranted,
     BudgetReturned,
     CancelRequested,
@@ -27,9 +30,11 @@ from agent.events import (
     ModelCompleted,
     ModelFailed,
     ModelStarted,
+    Payload,
     RunClaimed,
     RunCreated,
     RunEnded,
+    RunReleased,
     RunWaiting,
     SessionLoaded,
     SessionMessage,
@@ -44,6 +49,7 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import RunId, SessionId, TenantId, UserId
+from agent.tools import Effect
 
 END: dict[EndReason, tuple[Status, str]] = {
     EndReason.ANSWERED: (Status.COMPLETED, "The agent answered."),
@@ -102,6 +108,9 @@ END: dict[EndReason, tuple[Status, str]] = {
 START_GRACE = timedelta(seconds=60)
 """How long a created run may lie unclaimed before the sweeper wakes it again."""
 
+RETURN_GRACE = timedelta(seconds=60)
+"""How long the holder of an ended run may take to settle it and return its money before the sweeper does."""
+
 
 class RunHeader(Fact):
     """A run at a glance: the projection of its events that every door reads. Times UTC, money in micro-dollars."""
@@ -139,6 +148,9 @@ class RunHeader(Fact):
     tools_called: tuple[str, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    effects: tuple[Effect | None, ...] = ()
+    """Of the calls that were not denied, each once."""
+    feedback: Literal["up", "down"] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -181,6 +193,39 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
 
 
+MAX_APPEND = 90
+"""Events in one append: DynamoDB takes 100 items in a transaction, and the header is one."""
+
+
+def extend(
+    header: RunHeader, payloads: Sequence[Payload], *, at: datetime, nonce: str, outside: bool = False
+) -> tuple[list[Event], RunHeader]:
+    """Return the events that carry these payloads after `header`, and the header they lead to.
+
+    Raises:
+        ValueError: `outside` with an event only a holder may append, or a number of events that no append takes.
+    """
+    if not 1 <= len(payloads) <= MAX_APPEND:
+        raise ValueError(f"an append takes 1 to {MAX_APPEND} events, not {len(payloads)}")
+    if outside and not OUTSIDE.issuperset(payload.type for payload in payloads):
+        raise ValueError("only the holder may append this")
+    events = []
+    for payload in payloads:
+        event = Event(
+            tenant_id=header.tenant_id,
+            run_id=header.run_id,
+            seq=header.next_seq,
+            at=at,
+            epoch=0 if outside else header.epoch,
+            nonce=nonce,
+            release=header.release,
+            data=payload,
+        )
+        header = advance(header, event)
+        events.append(event)
+    return events, header
+
+
 def _changes(header: RunHeader, event: Event) -> dict[str, object]:
     match event.data:
         case RunClaimed(owner=owner, epoch=epoch, lease_until=lease):
@@ -200,10 +245,14 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
                 "lease_until": None,
                 "due_at": due_at,
             }
-        case WorkerLost(owner=owner) if owner == header.owner:
+        case WorkerLost(owner=owner) | RunReleased(owner=owner) if owner == header.owner:
             return {"owner": None, "lease_until": None, "due_at": event.at}
         case CancelRequested():
-            return {"cancel_requested": True}
+            return {"cancel_requested": True, "due_at": header.due_at if header.owner else event.at}
+        case ToolCompleted() | ToolOutcomeUnknown() if header.status is Status.WAITING:
+            return {"due_at": event.at}
+        case FeedbackGiven(rating=rating):
+            return {"feedback": rating}
         case RunEnded(status=status, reason=reason, message=message):
             return {
                 "status": status,
@@ -214,7 +263,7 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
                 "lease_until": None,
                 "ended_at": event.at,
                 "end_seq": event.seq,
-                "due_at": event.at if header.granted_micros else None,
+                "due_at": event.at + RETURN_GRACE,
             }
         case _:
             return _spending(header, event)
@@ -238,7 +287,10 @@ def _spending(header: RunHeader, event: Event) -> dict[str, object]:
             }
         case ModelCompleted() | ModelFailed() as ended:
             usage = ended.usage
+            decided = ended.decisions if isinstance(ended, ModelCompleted) else ()
+            effects = [decision.effect for decision in decided if decision.verdict is not Verdict.DENY]
             return {
+                "effects": tuple(dict.fromkeys((*header.effects, *effects))),
                 "reserved_micros": 0,
                 # A provider may bill above the bound once in a while: the slice never goes below zero, spent is true.
                 "slice_micros": max(0, header.slice_micros + header.reserved_micros - ended.cost_micros),
@@ -294,6 +346,8 @@ class RunState:
     failed_attempts: int = 0
     """Attempts of the turn under way that have failed."""
     last_failure: ModelFailed | None = None
+    idle_claims: int = 0
+    """How often in a row a holder claimed the run and recorded nothing: something kills whoever works on it."""
     ended: RunEnded | None = None
     feedback: tuple[FeedbackGiven, ...] = ()
 
@@ -333,7 +387,7 @@ def step(state: RunState | None, event: Event) -> RunState:
     if state is None:
         assert isinstance(data, RunCreated)  # noqa: S101 - `advance` has just raised otherwise
         return RunState(header=header, created=data)
-    state = replace(state, header=header)
+    state = replace(state, header=header, idle_claims=_idle_claims(state, data))
     match data:
         case SessionLoaded(messages=messages):
             return replace(state, history=messages)
@@ -356,6 +410,16 @@ def step(state: RunState | None, event: Event) -> RunState:
             return replace(state, ended=data)
         case _:
             return state
+
+
+def _idle_claims(state: RunState, data: Payload) -> int:
+    match data:
+        case RunClaimed():
+            return state.idle_claims + 1
+        case WorkerLost() | RunReleased():
+            return state.idle_claims
+        case _:
+            return 0
 
 
 def _in_turn(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -129,10 +130,10 @@ def execute_tool(tool: str, call_id: str, *, tenant_id: str, run_id: str) -> Ite
         yield opened
 
 
-def traceparent() -> str | None:
+def traceparent(of: Context | None = None) -> str | None:
     """Return the current span in W3C form, to travel with an id to another function; None outside of any."""
     carrier: dict[str, str] = {}
-    _w3c.inject(carrier)
+    _w3c.inject(carrier, of)
     return carrier.get("traceparent")
 
 

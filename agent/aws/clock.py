@@ -14,3 +14,7 @@ class SystemClock:
     def monotonic(self) -> float:
         """See `ports.Clock`."""
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """See `ports.Clock`."""
+        time.sleep(seconds)

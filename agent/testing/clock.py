@@ -18,6 +18,10 @@ class FakeClock:
         """Return the seconds it was moved by."""
         return self._seconds
 
+    def sleep(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.advance(seconds)
+
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self._now += timedelta(seconds=seconds)

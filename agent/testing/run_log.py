@@ -3,15 +3,15 @@
 import itertools
 import threading
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from agent.errors import IdempotencyKeyReused, LogMoved
-from agent.events import OUTSIDE, Delta, Event, Payload
+from agent.events import Delta, Event, Payload
 from agent.ports import NewRun
-from agent.runlog import RunHeader, advance
+from agent.runlog import RunHeader, advance, extend
 
-MAX_APPEND = 90
-"""Events in one append: DynamoDB takes 100 items in a transaction, and the header is one."""
+KEY_LIFE = timedelta(hours=24)
+"""How long an idempotency key is remembered."""
 
 
 class MemoryRunLog:
@@ -22,7 +22,7 @@ class MemoryRunLog:
         self._headers: dict[tuple[str, str], RunHeader] = {}
         self._events: dict[tuple[str, str], list[Event]] = {}
         self._deltas: dict[tuple[str, str, int], dict[int, Delta]] = {}
-        self._keys: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._keys: dict[tuple[str, str, str], tuple[str, str, datetime]] = {}
         self._nonces = itertools.count(1)
 
     def create(self, run: NewRun) -> RunHeader:
@@ -32,11 +32,14 @@ class MemoryRunLog:
             tenant = header.tenant_id
             if run.idempotency_key is not None:
                 key = (tenant, header.user_id, run.idempotency_key)
-                run_id, digest = self._keys.setdefault(key, (header.run_id, run.body_sha256))
-                if digest != run.body_sha256:
-                    raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new key")
-                if run_id != header.run_id:
+                run_id, digest, expires_at = self._keys.get(key, ("", "", run.event.at))
+                if expires_at > run.event.at:
+                    if digest != run.body_sha256:
+                        raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new key")
                     return self._headers[tenant, run_id]
+                self._keys[key] = (header.run_id, run.body_sha256, run.event.at + KEY_LIFE)
+            if (tenant, header.run_id) in self._headers:
+                raise LogMoved(f"{header.run_id} exists")
             self._headers[tenant, header.run_id] = header
             self._events[tenant, header.run_id] = [run.event]
             return header
@@ -55,32 +58,16 @@ class MemoryRunLog:
         self, header: RunHeader, payloads: Sequence[Payload], *, at: datetime, outside: bool = False
     ) -> RunHeader:
         """See `ports.RunLog`."""
-        if not 1 <= len(payloads) <= MAX_APPEND:
-            raise ValueError(f"an append takes 1 to {MAX_APPEND} events, not {len(payloads)}")
-        if outside and not OUTSIDE.issuperset(payload.type for payload in payloads):
-            raise ValueError("only the holder may append this")
+        nonce = f"n{next(self._nonces)}"
+        events, after = extend(header, payloads, at=at, nonce=nonce, outside=outside)
         with self._lock:
             key = (header.tenant_id, header.run_id)
             current = self._headers[key]
             if current.next_seq != header.next_seq or (not outside and current.epoch != header.epoch):
                 raise LogMoved(f"{header.run_id} is at {current.next_seq}, not {header.next_seq}")
-            events = []
-            for payload in payloads:
-                event = Event(
-                    tenant_id=header.tenant_id,
-                    run_id=header.run_id,
-                    seq=header.next_seq,
-                    at=at,
-                    epoch=0 if outside else header.epoch,
-                    nonce=f"n{next(self._nonces)}",
-                    release=header.release,
-                    data=payload,
-                )
-                header = advance(header, event)
-                events.append(event)
-            self._headers[key] = header
+            self._headers[key] = after
             self._events[key].extend(events)
-            return header
+            return after
 
     def write_delta(self, tenant_id: str, run_id: str, delta: Delta) -> None:
         """See `ports.RunLog`."""

@@ -1,0 +1,1 @@
+"""Measures what Keepgate itself costs: `make bench` prints the table and writes build/bench.json."""

@@ -1,0 +1,141 @@
+"""What each door is given: the only place that builds AWS clients and chooses the ports.
+
+Each function imports what its door needs **inside itself**, and this is the one module that does so: every door imports
+this file, and a door that streams events must not pay for Cedar, the loop or a Bedrock client at its cold start.
+Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lambdas.settings import RunAgentSettings, ShimSettings, StreamEventsSettings, SweepRunsSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_sqs import SQSClient
+
+    from agent.aws.functions import LambdaToolRunner
+    from agent.aws.ledger import DynamoDbLedger
+    from agent.aws.run_log import DynamoDbRunLog
+    from agent.ports import Clock, RunLog, Wake
+    from agent.release import Release
+
+CONNECT_TIMEOUT_S = 2
+READ_TIMEOUT_S = 5
+"""For a call that answers at once: a table, the queue, an asynchronous invoke."""
+
+
+@dataclass(frozen=True)
+class Room1:
+    """What the run API works with: it can append and wake, and nothing else."""
+
+    log: "RunLog"
+    wake: "Wake"
+    clock: "Clock"
+    release: "Release"
+    """The release that new runs are bound to."""
+
+
+@dataclass(frozen=True)
+class Room1Reader:
+    """What the event stream works with."""
+
+    log: "RunLog"
+    clock: "Clock"
+
+
+def shim(settings: ShimSettings) -> Room1:
+    """Return what `lambdas.shim` needs."""
+    from agent.aws.clock import SystemClock
+    from agent.aws.functions import LambdaWake
+
+    release = _release(settings.release)
+    return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
+
+
+def stream_events(settings: StreamEventsSettings) -> Room1Reader:
+    """Return what `lambdas.stream_events` needs."""
+    from agent.aws.clock import SystemClock
+
+    return Room1Reader(_run_log(settings.runs_table), SystemClock())
+
+
+def _run_log(table: str) -> "DynamoDbRunLog":
+    from agent.aws.run_log import DynamoDbRunLog
+
+    return DynamoDbRunLog(_dynamodb(), table)
+
+
+def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
+    from agent.aws.ledger import DynamoDbLedger
+    from agent.limits import Limits
+
+    limits = Limits(
+        settings.user_day_limit_micros, settings.tenant_month_limit_micros, settings.platform_month_limit_micros
+    )
+    return DynamoDbLedger(_dynamodb(), settings.ledger_table, limits, settings.platform_shards)
+
+
+def _tool_runner(function: str) -> "LambdaToolRunner":
+    from agent.aws.functions import LambdaToolRunner
+
+    return LambdaToolRunner(_patient_lambda, function)
+
+
+@cache
+def _release(name: str) -> "Release":
+    from pathlib import Path
+
+    import support_desk
+    from agent.release import Release
+
+    return Release.read(Path(support_desk.__path__[0]), name)
+
+
+@cache
+def _dynamodb() -> "DynamoDBClient":
+    import boto3
+
+    return boto3.client("dynamodb", config=_config())
+
+
+@cache
+def _lambda() -> "LambdaClient":
+    import boto3
+
+    return boto3.client("lambda", config=_config())
+
+
+@cache
+def _patient_lambda(read_timeout_s: float) -> "LambdaClient":
+    import boto3
+
+    return boto3.client("lambda", config=_config(read_timeout_s=read_timeout_s, attempts=1))
+
+
+@cache
+def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":
+    import boto3
+
+    return boto3.client("bedrock-runtime", config=_config(read_timeout_s=read_timeout_s, attempts=1))
+
+
+@cache
+def _sqs() -> "SQSClient":
+    import boto3
+
+    return boto3.client("sqs", config=_config())
+
+
+def _config(*, read_timeout_s: float = READ_TIMEOUT_S, attempts: int = 3) -> Any:  # noqa: ANN401 - imported inside
+    from botocore.config import Config
+
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=read_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        tcp_keepalive=True,
+    )
