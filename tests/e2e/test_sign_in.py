@@ -57,7 +57,7 @@ def test_no_token_and_broken_tokens_are_401(cloud: RunningCloud) -> None:
     for authorization in (
         None,
         "",
-        "Bearer ",
+        "Bearer",
         "Bearer nonsense",
         "Basic dXNlcjpwYXNz",
         f"Bearer {header}.{payload}",
