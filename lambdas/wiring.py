@@ -5,7 +5,6 @@ this file, and a door that streams events must not pay for Cedar, the loop or a 
 Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +16,21 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_sqs import SQSClient
 
+    from agent.admission import Room1
     from agent.aws.functions import LambdaToolRunner
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
-    from agent.ports import Clock, RunLog, Wake
     from agent.release import Release
+    from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
 
 
-@dataclass(frozen=True)
-class Room1:
-    """What the run API works with: it can append and wake, and nothing else."""
-
-    log: "RunLog"
-    wake: "Wake"
-    clock: "Clock"
-    release: "Release"
-    """The release that new runs are bound to."""
-
-
-@dataclass(frozen=True)
-class Room1Reader:
-    """What the event stream works with."""
-
-    log: "RunLog"
-    clock: "Clock"
-
-
-def shim(settings: ShimSettings) -> Room1:
+def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
+    from agent.admission import Room1
     from agent.aws.clock import SystemClock
     from agent.aws.functions import LambdaWake
 
@@ -56,9 +38,10 @@ def shim(settings: ShimSettings) -> Room1:
     return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
 
 
-def stream_events(settings: StreamEventsSettings) -> Room1Reader:
+def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
     """Return what `lambdas.stream_events` needs."""
     from agent.aws.clock import SystemClock
+    from agent.watching import Room1Reader
 
     return Room1Reader(_run_log(settings.runs_table), SystemClock())
 
