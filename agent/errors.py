@@ -40,6 +40,13 @@ class InputTooLarge(CallerMistake):
     status = 413
 
 
+class MediaTypeUnsupported(CallerMistake):
+    """The body is not JSON, or says it is something else."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
 class NotAuthenticated(CallerMistake):
     """The token's claims don't make a principal."""
 
@@ -77,6 +84,12 @@ class RunOver(Conflict):
     """The run has ended; nothing can be asked of it any more."""
 
     code = "run_over"
+
+
+class FeedbackStands(Conflict):
+    """The run has been judged already; a judgement is given once."""
+
+    code = "feedback_stands"
 
 
 class CallNotDecided(CallerMistake):
@@ -119,6 +132,12 @@ class ConfigurationInvalid(KeepgateError):
     """A release, price list, policy or setting is wrong; the message names the file and the field."""
 
     code = "configuration_invalid"
+
+
+class HookFailed(KeepgateError):
+    """A team's hook raised, or tried to loosen what it may only tighten: the answer is no."""
+
+    code = "hook_failed"
 
 
 class RunFailed(KeepgateError):

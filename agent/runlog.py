@@ -416,7 +416,7 @@ def _idle_claims(state: RunState, data: Payload) -> int:
     match data:
         case RunClaimed():
             return state.idle_claims + 1
-        case WorkerLost():
+        case WorkerLost() | RunReleased():
             return state.idle_claims
         case _:
             return 0

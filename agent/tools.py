@@ -70,7 +70,7 @@ class Contract(BaseModel):
 
     def sha256(self) -> str:
         """Return the hash that a decision binds."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json", by_alias=True)).encode()).hexdigest()
+        return sha256_of(self.model_dump(mode="json", by_alias=True))
 
 
 class ToolFailed(Exception):
@@ -210,3 +210,8 @@ def by_name(tools: Iterable[Tool[Any]]) -> Mapping[str, Tool[Any]]:
 def canonical_json(value: object) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN. What is hashed is this."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of(value: object) -> str:
+    """Return the hash of a value's one JSON text: of contracts and of a call's frozen arguments."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -155,7 +155,7 @@ class BedrockServer:
         handler = type("Handler", (_Handler,), {"source": staticmethod(source)})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._server.daemon_threads = True
-        self._thread = Thread(target=self._server.serve_forever, name="bedrock-wire", daemon=True)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="bedrock-wire", daemon=True)
 
     @property
     def url(self) -> str:

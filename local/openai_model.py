@@ -39,6 +39,10 @@ class OpenAiModel:
         self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout_s)
         self._model = model
 
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._client.close()
+
     def first_model(self) -> str:
         """Return the configured model's name, or the first that the server lists.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-ORDER_ID = re.compile(r"(?<![\d.,$€£-])\b([A-Z]{1,4}-)?\d{4,}\b(?![.,]\d)")
+ORDER_ID = re.compile(r"(?<![\d.,$€£-])\b([A-Z]{1,4}-)?\d{4,}\b(?![.,-]\d)")
 AMOUNT = re.compile(
     r"[$€£]\s*(\d+(?:[.,]\d{1,2})?)|\b(\d+(?:[.,]\d{1,2})?)\s*(?:USD|EUR|GBP|dollars?|euros?|pounds?)\b", re.I
 )

@@ -1,0 +1,275 @@
+"""Room 3's core: run one decided tool call for one tenant, and nothing that the log does not show as decided.
+
+Only ids come in. Who asks, what was decided and with which arguments stands in the run's log, which is read here: a
+call that is not allowed there, not started, already over, or decided under another contract is refused. The tool runs
+in a thread under its contract's timeout, with the tenant's session and no other.
+
+The surprise: an error of the tool's own is a result, which the model reads. An exception is raised only where the call
+must not run (`CallNotDecided`), or where what it did is not known (`ToolLost`): it outlived its timeout, or a `once`
+tool broke off. Whoever called then ends the process, because a thread can't be killed.
+"""
+
+import bisect
+import contextvars
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opentelemetry import trace
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agent import tracing
+from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
+from agent.events import Decision, Verdict
+from agent.held_run import read_state
+from agent.identity import CallId, Principal, RunId, TenantId
+from agent.ports import Clock, RunLog, ToolReply
+from agent.runlog import RunState, Turn
+from agent.tools import (
+    Arguments,
+    Contract,
+    TenantData,
+    TenantFiles,
+    Tool,
+    ToolContext,
+    ToolFailed,
+    canonical_json,
+    sha256_of,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE = 500
+"""Characters of a tool's own error sentence that the model gets."""
+MAX_PROGRESS = 100
+"""Marks on a call's span."""
+UNREACHABLE = canonical_json({"error": "store_unavailable", "message": "The data can't be reached at the moment."})
+
+
+class ToolJob(BaseModel):
+    """What travels to room 3, by invocation or by queue: ids, never decisions or identities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tenant_id: TenantId
+    run_id: RunId
+    call_id: CallId
+    traceparent: str | None = None
+
+
+class TenantAccess(Protocol):
+    """Opens one tenant's data for one call, with the rights of the call's contract and no more."""
+
+    def data(self, tenant_id: str, contract: Contract) -> TenantData:
+        """Return the tenant's items.
+
+        Raises:
+            StoreUnavailable: no session could be had.
+        """
+        ...
+
+    def files(self, tenant_id: str, run_id: str, contract: Contract) -> TenantFiles:
+        """Return the run's files."""
+        ...
+
+    def results(self, tenant_id: str, run_id: str) -> TenantFiles:
+        """Return the place where the platform itself puts results that are too large for the log."""
+        ...
+
+
+def _wait(done: threading.Event, seconds: float) -> bool:
+    return done.wait(seconds)
+
+
+@dataclass(frozen=True)
+class ToolRoom:
+    """What room 3 needs to run a call."""
+
+    log: RunLog
+    tools: Mapping[str, Tool[Any]]
+    access: TenantAccess
+    clock: Clock
+    wait: Callable[[threading.Event, float], bool] = _wait
+    """Wait for the tool to end; False where the time passed first."""
+
+
+@dataclass(frozen=True)
+class DecidedCall:
+    """A call as the log shows it: allowed, started and open."""
+
+    principal: Principal
+    decision: Decision
+    tool: Tool[Any]
+    arguments: Arguments
+
+
+def execute(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -> ToolReply:
+    """Run a decided call and return what it came to.
+
+    Raises:
+        CallNotDecided: the log does not show the call as allowed, started and open under this very contract.
+        ToolLost: what the tool did is not known; its thread may still be running.
+    """
+    began = room.clock.monotonic()
+    try:
+        call = require_decided(room, tenant_id, run_id, call_id)
+    except StoreUnavailable:
+        return ToolReply(outcome="error", content=UNREACHABLE)
+    with tracing.execute_tool(call.decision.tool, call_id, tenant_id=tenant_id, run_id=run_id) as span:
+        outcome, content, object_key = _outcome(room, call, run_id)
+        span.set_attribute(tracing.OUTCOME, outcome)
+    duration_ms = round((room.clock.monotonic() - began) * 1000)
+    return ToolReply(outcome=outcome, content=content, object_key=object_key, duration_ms=duration_ms)
+
+
+def find_call(state: RunState, call_id: str) -> tuple[Turn, Decision] | None:
+    """Return the newest turn and the decision about one of its calls: no older call can be open."""
+    if state.turn is None:
+        return None
+    decisions = [decision for decision in state.turn.completed.decisions if decision.call_id == call_id]
+    return (state.turn, decisions[0]) if decisions else None
+
+
+def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -> DecidedCall:
+    """Return the call, or refuse it. Every reason gets the same error; the message is for the platform's log.
+
+    Raises:
+        CallNotDecided: see the message.
+    """
+    state = read_state(room.log, tenant_id, run_id)
+    if state is None or state.created.principal.tenant_id != tenant_id:
+        raise CallNotDecided("there is no such run")
+    if state.is_over:
+        raise CallNotDecided("the run is over")
+    found = find_call(state, call_id)
+    if found is None:
+        raise CallNotDecided("the newest turn has no decision about this call")
+    turn, decision = found
+    if decision.verdict is not Verdict.ALLOW:
+        raise CallNotDecided(f"the decision is {decision.verdict}")
+    if call_id not in turn.started:
+        raise CallNotDecided("the call has not been started")
+    if call_id in turn.results:
+        raise CallNotDecided("the call has its result already")
+    tool = room.tools.get(decision.tool)
+    if tool is None or tool.contract.sha256() != decision.contract_sha256:
+        raise CallNotDecided("the call was decided under another contract of its tool")
+    if sha256_of(decision.arguments) != decision.arguments_sha256:
+        raise CallNotDecided("the arguments are not the ones that were decided")
+    try:
+        arguments = tool.arguments.model_validate_json(canonical_json(decision.arguments))
+    except ValidationError as error:
+        raise CallNotDecided("the decided arguments do not fit the tool") from error
+    return DecidedCall(principal=state.created.principal, decision=decision, tool=tool, arguments=arguments)
+
+
+def _outcome(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[Any, str, str | None]:
+    contract = call.tool.contract
+    try:
+        result, written = _run(room, call, run_id)
+        return "ok", *_within(result, written, room, call, run_id)
+    except ToolFailed as failed:
+        return "error", _error(failed.code, str(failed)[:MAX_MESSAGE]), None
+    except ToolLost:
+        raise
+    except Exception as error:
+        # Where and what class, never the message: it may quote the tenant's data.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error(  # noqa: TRY400 - the traceback that `exception` adds ends in the message
+            "a tool failed",
+            extra={"tool": contract.name, "error": type(error).__name__, "at": f"{frame.filename}:{frame.lineno}"},
+        )
+        if contract.mode == "once":
+            raise ToolLost("a tool that must not run twice broke off") from error
+        if isinstance(error, StoreUnavailable):
+            return "error", UNREACHABLE, None
+        return "error", _error("tool_failed", "The tool failed. Trying again is unlikely to help."), None
+
+
+def _run(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[BaseModel, list[str]]:
+    contract, decision = call.tool.contract, call.decision
+    tenant_id = call.principal.tenant_id
+    files = _Written(room.access.files(tenant_id, run_id, contract))
+    context = ToolContext(
+        principal=call.principal,
+        run_id=run_id,
+        call_id=decision.call_id,
+        idempotency_key=f"{run_id}/{decision.call_id}",
+        data=room.access.data(tenant_id, contract),
+        files=files,
+        progress=_progress(),
+    )
+    answer: list[BaseModel | BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            answer.append(call.tool.run(call.arguments, context))
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that can handle it
+            answer.append(error)
+        done.set()
+
+    # The context carries the span, so that what the tool does stands below its call. A daemon, because a tool that
+    # never ends must not keep its process from ending.
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    if not room.wait(done, contract.timeout_s):
+        raise ToolLost(f"no end within {contract.timeout_s} s")
+    match answer[0]:
+        case Exception() as error:
+            raise error
+        case BaseException() as error:  # a tool that calls sys.exit() has failed; it must not end the function
+            raise RuntimeError("a tool raised what is no Exception") from error
+        case result:
+            return result, files.keys
+
+
+def _within(
+    result: BaseModel, written: list[str], room: ToolRoom, call: DecidedCall, run_id: str
+) -> tuple[str, str | None]:
+    """Return the result within the contract's bytes; a larger one goes to the bucket whole and its head to the log."""
+    cap = call.tool.contract.max_result_bytes
+    content = result.model_dump_json()
+    size = len(content.encode())
+    if size <= cap:
+        return content, written[0] if written else None
+    files = room.access.results(call.principal.tenant_id, run_id)
+    key = files.write(f"{call.decision.call_id}.json", content.encode(), content_type="application/json")
+
+    def headed(characters: int) -> str:
+        return canonical_json({"truncated": True, "bytes": size, "head": content[:characters]})
+
+    # The longest head that fits: a quote in it takes two bytes, so its length can't be computed, only searched.
+    longest = bisect.bisect_right(range(cap), cap, key=lambda characters: len(headed(characters).encode())) - 1
+    return headed(longest), key
+
+
+class _Written:
+    """Files that remember what the tool wrote, for the log."""
+
+    def __init__(self, files: TenantFiles) -> None:
+        self._files = files
+        self.keys: list[str] = []
+
+    def write(self, name: str, content: bytes, *, content_type: str) -> str:
+        key = self._files.write(name, content, content_type=content_type)
+        self.keys.append(key)
+        return key
+
+
+def _progress() -> Callable[[str], None]:
+    # A mark on the call's span, without the note's text: no contents in traces.
+    span = trace.get_current_span()
+    left = iter(range(MAX_PROGRESS))
+
+    def tell(note: str) -> None:  # noqa: ARG001 - the log has no event for it yet; see ToolContext
+        if next(left, None) is not None:
+            span.add_event("progress")
+
+    return tell
+
+
+def _error(code: str, message: str) -> str:
+    return canonical_json({"error": code, "message": message})

@@ -1,0 +1,244 @@
+"""A run in the hands of one invocation: what the log says, what has happened since, and the appends that close the gap.
+
+Facts and decisions are told apart. A *fact* has happened (a model answered, money was granted, a tool replied): it is
+noted, counts at once, and is written with the next append whatever that decides. A *decision* (start a call, wait, end)
+is good only for the log it was taken on: if the log has moved, the holder reloads and decides again. That is also why
+a turn costs two transactions: results ride with the next `model.started`, an answer with the start of its calls.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, TryLater
+from agent.events import (
+    EndReason,
+    ModelCompleted,
+    ModelFailed,
+    ModelStarted,
+    Payload,
+    RunClaimed,
+    RunEnded,
+    RunReleased,
+    Status,
+    ToolCompleted,
+    ToolOutcomeUnknown,
+    ToolStarted,
+    Usage,
+)
+from agent.ports import RunLog
+from agent.release import Release
+from agent.runlog import END, RunHeader, RunState, extend, step
+from agent.runtime import Runtime
+
+MAX_MOVES = 20
+"""How often in a row the log may move under a holder before it gives up; the run is woken again."""
+
+LEASE_MARGIN_S = 10.0
+"""What is kept of a lease for the last appends."""
+
+PAGE = 1000
+
+OBSERVED = (ModelStarted, ModelCompleted, ModelFailed, ToolStarted, ToolCompleted, ToolOutcomeUnknown)
+
+
+def read_state(log: RunLog, tenant_id: str, run_id: str, *, known: RunState | None = None) -> RunState | None:
+    """Return a run's state from its log, going on from `known` where that is given; None where there is no log."""
+    state = known
+    while True:
+        events = log.events(tenant_id, run_id, after=state.header.next_seq - 1 if state else 0, limit=PAGE)
+        for event in events:
+            state = step(state, event)
+        if len(events) < PAGE:
+            return state
+
+
+class HeldRun:
+    """The run one invocation works on, until the run is over, parked, released or lost to another holder."""
+
+    def __init__(self, runtime: Runtime, state: RunState, *, owner: str, lease_until: datetime, found: Status) -> None:
+        self.runtime = runtime
+        self.state = state
+        """What the log says and the facts since."""
+        self.owner = owner
+        self.epoch = state.header.epoch
+        self.found = found
+        """The run's status before it was claimed."""
+        self.is_fresh = True
+        """Whether nothing was written since the claim."""
+        self.sent = set(state.turn.queued) if state.turn and found is Status.WAITING else set[str]()
+        """Queued calls that were sent: by this holder, or by the one that parked the run, which sends first."""
+        self.interrupted: Callable[[], Usage | None] | None = None
+        """After the end of the run: reads on in the model call it interrupted, for its usage."""
+        self._lease_until = lease_until
+        self._logged = state
+        self._facts: list[Payload] = []
+        self._moves = 0
+        self._release: Release | None = None
+
+    @property
+    def header(self) -> RunHeader:
+        """The header, facts included."""
+        return self.state.header
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the run is still this invocation's to work on."""
+        header = self._logged.header
+        return not header.is_over and (header.epoch, header.owner) == (self.epoch, self.owner)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether nobody holds a run that could go on: this holder let go of it before its time was up."""
+        return self.header.status is Status.RUNNING and self.header.owner is None
+
+    @property
+    def release(self) -> Release:
+        """The release the run is bound to.
+
+        Raises:
+            RunFailed: it is gone, or names a tool that is.
+        """
+        if self._release is None:
+            try:
+                release = self.runtime.releases(self.header.release)
+            except ConfigurationInvalid as gone:
+                raise RunFailed(EndReason.RELEASE_UNAVAILABLE, str(gone)) from gone
+            if missing := set(release.tools) - set(self.runtime.tools):
+                raise RunFailed(EndReason.RELEASE_UNAVAILABLE, f"no such tools: {sorted(missing)}")
+            self._release = release
+        return self._release
+
+    def note(self, fact: Payload) -> None:
+        """Take a fact into account; the next append writes it."""
+        self._facts.append(fact)
+        self.state = self._with(self.state, [fact])
+        self._tell(fact)
+
+    def append(self, *decisions: Payload) -> None:
+        """Write the facts noted so far and these decisions, in one transaction.
+
+        Raises:
+            LogMoved: somebody else wrote first. The facts are kept; `reload` and decide again.
+        """
+        payloads = [*self._facts, *decisions]
+        after = self._with(self._logged, payloads)
+        self.runtime.log.append(self._logged.header, payloads, at=after.header.updated_at)
+        self._logged = self.state = after
+        self._facts, self._moves, self.is_fresh = [], 0, False
+        for decision in decisions:
+            self._tell(decision)
+
+    def end(self, reason: EndReason, answer: str | None = None) -> None:
+        """Write the end of the run. A call that was started and not seen to end is recorded as unknown."""
+        turn = self.state.turn
+        unknown = [
+            ToolOutcomeUnknown(call_id=call_id, tool=started.tool, cause=f"run_ended_{reason}")
+            for call_id, (started, _) in (turn.started if turn else {}).items()
+            if turn and call_id not in turn.results
+        ]
+        status, sentence = END[reason]
+        self.append(*unknown, RunEnded(status=status, reason=reason, message=sentence, answer=answer))
+
+    def hand_over(self) -> None:
+        """Let go of the run, so that another invocation can go on with it."""
+        self.append(RunReleased(owner=self.owner))
+
+    def reload(self) -> None:
+        """Read what others have written.
+
+        Raises:
+            LogContended: the log has moved too often in a row.
+        """
+        self._moves += 1
+        if self._moves > MAX_MOVES:
+            raise LogContended(f"{self.header.run_id} moved {MAX_MOVES} times in a row")
+        header = self._logged.header
+        self._logged = read_state(self.runtime.log, header.tenant_id, header.run_id, known=self._logged) or self._logged
+        # The facts of a holder that was replaced are not facts any more: its successor has judged what was open.
+        self.state = self._with(self._logged, self._facts) if self.is_held else self._logged
+
+    def hear(self) -> None:
+        """Read the header, in the middle of something slow.
+
+        Raises:
+            RunFailed: cancelled, or the deadline has passed.
+            LogMoved: the run has another holder.
+        """
+        try:
+            header = self.runtime.log.header(self.header.tenant_id, self.header.run_id)
+        except TryLater:
+            return  # deaf for a moment; what is under way has a timeout of its own
+        if header is None or (header.epoch, header.owner) != (self.epoch, self.owner):
+            raise LogMoved(f"{self.header.run_id} has another holder")
+        if header.cancel_requested:
+            raise RunFailed(EndReason.CANCELLED)
+        if self.seconds_left() <= 0:
+            raise RunFailed(EndReason.MAX_DURATION)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, listening. Raises as `hear` does."""
+        while seconds > 0:
+            self.hear()
+            piece = min(seconds, self.runtime.listen_every_s)
+            self.runtime.clock.sleep(piece)
+            seconds -= piece
+
+    def seconds_left(self) -> float:
+        """Return how long the run may still take."""
+        return (self.header.deadline_at - self.runtime.clock.now()).total_seconds()
+
+    def time_for(self, wanted_s: float) -> float | None:
+        """Return how long something may take that wants `wanted_s`; None where the next holder must do it.
+
+        A fresh holder begins in any case, with what time it has: handing over would give the next one no more.
+        """
+        left = (self._lease_until - self.runtime.clock.now()).total_seconds() - LEASE_MARGIN_S
+        if left >= wanted_s:
+            return wanted_s
+        return left if self.is_fresh and left > 0 else None
+
+    def _with(self, state: RunState, payloads: Sequence[Payload]) -> RunState:
+        return _after(state, payloads, self.runtime.clock.now())
+
+    def _tell(self, payload: Payload) -> None:
+        if isinstance(payload, OBSERVED):
+            self.runtime.hooks.tell(self.header, payload)
+
+
+def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> HeldRun | None:
+    """Become the holder of a run; None where it is over, has a live holder, or still waits for something.
+
+    Raises:
+        LogContended: the log moved too often in a row.
+    """
+    for _ in range(MAX_MOVES):
+        state = read_state(runtime.log, tenant_id, run_id)
+        now = runtime.clock.now()
+        if state is None or state.is_over or state.header.has_live_holder(now) or _still_waits(state, now):
+            return None
+        claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
+        try:
+            runtime.log.append(state.header, [claimed], at=now)
+        except LogMoved:
+            continue
+        found = state.header.status
+        return HeldRun(runtime, _after(state, [claimed], now), owner=owner, lease_until=lease_until, found=found)
+    raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")
+
+
+def _still_waits(state: RunState, now: datetime) -> bool:
+    """Whether a parked run has nothing to do yet; then waking it, however often, writes nothing."""
+    header, turn = state.header, state.turn
+    if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at or turn is None:
+        return False
+    return not turn.is_settled and not any(
+        now >= queued.due_at for call_id, queued in turn.queued.items() if call_id not in turn.results
+    )
+
+
+def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:
+    if payloads:
+        events, _ = extend(state.header, payloads, at=at, nonce="")
+        for event in events:
+            state = step(state, event)
+    return state

@@ -1,0 +1,40 @@
+"""What a run is told of the earlier runs of its session: their texts, newest first until the byte cap is reached.
+
+Only text is replayed, never tool turns. A run that ended without an answer is told as the sentence its user saw, so the
+conversation alternates and stays usable after a cancelled or failed run. Loaded once and fixed in the log.
+"""
+
+from agent.events import RunCreated, RunEnded, SessionLoaded, SessionMessage
+from agent.ports import RunLog
+from agent.runlog import RunHeader
+
+MAX_EARLIER_RUNS = 20
+
+
+def load(log: RunLog, header: RunHeader, *, max_bytes: int) -> SessionLoaded:
+    """Return the session's earlier texts, oldest first. A run still under way is not among them."""
+    if header.session_id is None:
+        return SessionLoaded(messages=())
+    earlier = log.runs_of_session(header.tenant_id, header.user_id, header.session_id, limit=MAX_EARLIER_RUNS + 1)
+    messages: list[SessionMessage] = []
+    left = max_bytes
+    for run in reversed([run for run in earlier if run.is_over and run.run_id != header.run_id]):
+        pair = _texts(log, run)
+        left -= sum(len(message.text.encode()) for message in pair)
+        if left < 0:
+            break
+        messages[:0] = pair
+    return SessionLoaded(messages=tuple(messages))
+
+
+def _texts(log: RunLog, run: RunHeader) -> list[SessionMessage]:
+    """Return what was asked and what was answered; two small reads instead of the whole log."""
+    first = log.events(run.tenant_id, run.run_id, limit=1)
+    last = log.events(run.tenant_id, run.run_id, after=(run.end_seq or 1) - 1, limit=1)
+    if not (first and last and isinstance(first[0].data, RunCreated) and isinstance(last[0].data, RunEnded)):
+        return []  # expired meanwhile
+    answer = last[0].data.answer or f"[No answer. The user was told: {last[0].data.message}]"
+    return [
+        SessionMessage(role="user", text=first[0].data.input),
+        SessionMessage(role="assistant", text=answer),
+    ]

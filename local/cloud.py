@@ -1,0 +1,104 @@
+"""The whole cloud on a laptop, from nothing to signed-in people and back: what `make run` starts."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import deployment, emulator, people
+from local.bedrock_wire import BedrockServer, scripted_server
+from local.openai_model import OpenAiModel
+from local.processes import Child
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Announces a step and, at its end, how long it took."""
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """An OpenAI-compatible server to use in place of the scripted model."""
+
+    url: str
+    name: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A cloud that runs."""
+
+    state: Path
+    port: int
+    url: str
+    """Base of the API, ending in /v1."""
+    outputs: dict[str, str]
+    emulator: Child
+    people: list[people.Person]
+
+    @property
+    def endpoint_file(self) -> Path:
+        """Where clients and tests read the URL and the tokens."""
+        return self.state / "endpoint.json"
+
+    def write_endpoint(self) -> dict[str, str]:
+        """Sign everyone in afresh, write the endpoint file in one move, and return the tokens by name."""
+        with closing(deployment.client("cognito-idp", self.port)) as cognito:
+            tokens = {p.name: people.sign_in(cognito, self.outputs["UserPoolClientId"], p) for p in self.people}
+        document = {"url": self.url, "tokens": tokens, "stack_outputs": self.outputs}
+        unfinished = self.endpoint_file.with_suffix(".new")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(document, indent=2))
+        unfinished.replace(self.endpoint_file)
+        return tokens
+
+
+@contextmanager
+def running(state: Path, *, port: int, model: ModelServer | None, step: Step) -> Iterator[Cloud]:
+    """Start the cloud; when the block ends, stop everything it started and remove the endpoint file.
+
+    Raises:
+        PortTaken: something else listens on the port.
+        ChildFailed: the emulator, the synth or the deployment failed.
+    """
+    emulator.require_free(port)
+    _clear(state)
+    with ExitStack() as stack:
+        stack.callback(_clear, state)
+        with step("starting the emulator and the model"):
+            # Writing the templates takes longest and needs neither.
+            synth = stack.enter_context(deployment.start_synth(state))
+            server = stack.enter_context(_model_server(state, model, stack))
+            emulated = stack.enter_context(emulator.start(state, port=port, model_url=server.url))
+            emulator.wait_until_ready(emulated, port=port)
+        with step("writing the templates of the stage local"):
+            synth.require_done(deployment.SYNTH_TIMEOUT_S)
+        with step("deploying them"):
+            outputs = deployment.deploy(state, port=port)
+        url = deployment.local_url(outputs["ApiUrl"], port=port)
+        cloud = Cloud(state, port, url, outputs, emulated, people.everyone())
+        with step("seeding two tenants and their people"):
+            _seed(cloud)
+        yield cloud
+
+
+def _model_server(state: Path, model: ModelServer | None, stack: ExitStack) -> BedrockServer:
+    if model is None:
+        return scripted_server(state / "scenarios.json")
+    source = stack.enter_context(closing(OpenAiModel(model.url, model=model.name, key=model.key)))
+    source.first_model()
+    return BedrockServer(source)
+
+
+def _seed(cloud: Cloud) -> None:
+    with closing(deployment.client("cognito-idp", cloud.port)) as cognito:
+        for person in cloud.people:
+            people.sign_up(cognito, cloud.outputs["UserPoolId"], person)
+
+
+def _clear(state: Path) -> None:
+    """Remove what only a running cloud has. Logs, traces and the scenario file stay to be read."""
+    (state / "endpoint.json").unlink(missing_ok=True)
+    for folder in ("tmp", "cdk.out", "cdk.deployed"):
+        shutil.rmtree(state / folder, ignore_errors=True)

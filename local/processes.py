@@ -1,0 +1,92 @@
+"""Child processes in sessions of their own, so that Ctrl-C reaches only us and we end exactly what we started."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+GRACE_S = 5.0
+
+
+class ChildFailed(Exception):
+    """A child ended when or how it should not have; the message ends with the last lines of its log."""
+
+
+class Child:
+    """A process and all it starts, from `with` to its end. Its output goes to a log file."""
+
+    def __init__(self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def require_running(self) -> None:
+        """Check that it runs.
+
+        Raises:
+            ChildFailed: it has ended.
+        """
+        if self._process.poll() is not None:
+            raise self._failure(f"{self.name} ended with code {self._process.returncode}")
+
+    def require_done(self, timeout_s: float) -> None:
+        """Wait for its good end.
+
+        Raises:
+            ChildFailed: it failed, or took too long.
+        """
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as slow:
+            raise self._failure(f"{self.name} took longer than {timeout_s:.0f} s") from slow
+        if code:
+            raise self._failure(f"{self.name} ended with code {code}")
+
+    def stop(self) -> None:
+        """End the process and everything in its session."""
+        self._signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_S)
+        # The leader may be gone while something it started is not.
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def _failure(self, what: str) -> ChildFailed:
+        lines = self._log.read_text(errors="replace").splitlines()
+        said = "\n".join(line for line in lines[-25:] if line.strip())
+        return ChildFailed(f"{what}; its log is {self._log} and ends with:\n{said}")
+
+
+def clean_environment() -> dict[str, str]:
+    """Return what children get of our environment: paths and language, no AWS setting of the person who starts us."""
+    kept = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "SSL_CERT_FILE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    here = str(Path(sys.executable).parent)
+    return environment | {"PATH": f"{here}{os.pathsep}{environment.get('PATH', os.defpath)}"}

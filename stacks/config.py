@@ -1,0 +1,139 @@
+"""The stages as data: everything that differs between `dev`, `prod` and `local` stands here and nowhere else.
+
+Constructs take values from a `Stage`; none asks for its name. A field may be given for one deployment with
+`cdk deploy -c field=value` (an alarm address doesn't belong into a repository, a trace file's path even less).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+DOLLAR_MICROS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What one stage is told. Money in micro-dollars, rates in requests a second, times as their names say."""
+
+    name: str
+    emulated: bool = False
+    """Whether it goes into the cloud on a laptop: no packages in the code, no bootstrap, types it lacks left out."""
+    keeps_data: bool
+    """Whether tables, files, users, keys and logs survive the stack, and are protected from deletion."""
+    log_retention: str
+    """A name of `aws_logs.RetentionDays`."""
+    firewall: bool
+    """Whether WAF stands before the API ($5 a month, $1 a rule)."""
+    alarms: bool
+    """Whether alarms are made ($0.10 a month each; the dashboard always is)."""
+    alarm_email: str = ""
+    """Who hears of alarms; empty: nobody until somebody subscribes to the topic."""
+    password_sign_in: bool
+    """Whether a client may send a password (USER_PASSWORD_AUTH), for tests; otherwise SRP only."""
+    trace_exporter: str
+    """See `lambdas.settings.Settings.trace_exporter`."""
+    trace_share: float
+    """Which part of requests X-Ray samples, beyond one a second."""
+    api_rate: int
+    api_burst: int
+    create_rate: int
+    """Of `POST /v1/runs` alone: it is the one that costs money."""
+    create_burst: int
+    requests_per_ip: int
+    """In five minutes, reconnects to an event stream not counted."""
+    reconnects_per_ip: int
+    """In five minutes, of `GET …/events`."""
+    queue_concurrency: int
+    """How many queued tool calls run at a time."""
+    agent: str = "support_desk"
+    """The folder of the agent: its contracts and releases."""
+    release: str = "support-desk-1"
+    user_day_limit_micros: int
+    tenant_month_limit_micros: int
+    platform_month_limit_micros: int
+    platform_shards: int
+
+    def resource_name(self, part: str) -> str:
+        """Return the physical name of a part, such as a function."""
+        return f"keepgate-{self.name}-{part.replace('_', '-')}"
+
+    def overridden(self, context: Mapping[str, Any]) -> Self:
+        """Return this stage with the fields that `context` has.
+
+        Raises:
+            pydantic.ValidationError: a value is not of its field's type; it names the field.
+        """
+        given = {f.name: context[f.name] for f in fields(self) if context.get(f.name) is not None and f.name != "name"}
+        return TypeAdapter(type(self)).validate_python({**asdict(self), **given})
+
+
+DEV = Stage(
+    name="dev",
+    keeps_data=False,
+    log_retention="ONE_WEEK",
+    firewall=False,
+    alarms=False,
+    password_sign_in=True,
+    trace_exporter="xray",
+    trace_share=1.0,
+    api_rate=20,
+    api_burst=40,
+    create_rate=5,
+    create_burst=10,
+    requests_per_ip=1_000,
+    reconnects_per_ip=3_000,
+    queue_concurrency=2,
+    user_day_limit_micros=1 * DOLLAR_MICROS,
+    tenant_month_limit_micros=20 * DOLLAR_MICROS,
+    platform_month_limit_micros=50 * DOLLAR_MICROS,
+    platform_shards=2,
+)
+
+PROD = Stage(
+    name="prod",
+    keeps_data=True,
+    log_retention="THREE_MONTHS",
+    firewall=True,
+    alarms=True,
+    password_sign_in=False,
+    trace_exporter="xray",
+    trace_share=0.2,
+    api_rate=500,
+    api_burst=1_000,
+    create_rate=100,
+    create_burst=200,
+    requests_per_ip=2_000,
+    reconnects_per_ip=6_000,
+    queue_concurrency=20,
+    user_day_limit_micros=5 * DOLLAR_MICROS,
+    tenant_month_limit_micros=500 * DOLLAR_MICROS,
+    platform_month_limit_micros=5_000 * DOLLAR_MICROS,
+    platform_shards=16,
+)
+
+LOCAL = Stage(
+    name="local",
+    emulated=True,
+    keeps_data=False,
+    log_retention="ONE_DAY",
+    firewall=False,  # the emulator can make a WebACL but not put it before an API
+    alarms=True,
+    password_sign_in=True,
+    trace_exporter="none",
+    trace_share=1.0,
+    api_rate=500,
+    api_burst=1_000,
+    create_rate=500,
+    create_burst=1_000,
+    requests_per_ip=100_000,
+    reconnects_per_ip=100_000,
+    queue_concurrency=2,
+    user_day_limit_micros=5 * DOLLAR_MICROS,
+    tenant_month_limit_micros=50 * DOLLAR_MICROS,
+    platform_month_limit_micros=500 * DOLLAR_MICROS,
+    platform_shards=4,
+)
+
+STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (DEV, PROD, LOCAL)}

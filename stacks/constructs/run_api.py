@@ -1,0 +1,146 @@
+"""The REST API of the people's room: routes, who may call them, how often, and what is refused before any code runs.
+
+The body model only demands a JSON object: the gateway can't name the wrong field in an answer that stays valid JSON,
+the shim can, and validates everything.
+"""
+
+import json
+
+from aws_cdk import RemovalPolicy
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cognito as cognito
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from stacks.config import Stage
+from stacks.constructs.problems import answer_with_problems
+from stacks.findings import accept
+
+API_STAGE = "v1"
+LOGS_POLICY = "service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+ACCESS_LOG = {
+    "request_id": "$context.requestId",
+    "trace_id": "$context.xrayTraceId",
+    "time": "$context.requestTime",
+    "method": "$context.httpMethod",
+    "route": "$context.resourcePath",
+    "status": "$context.status",
+    "latency_ms": "$context.responseLatency",
+    "response_bytes": "$context.responseLength",
+    "user": "$context.authorizer.claims.sub",
+    "client": "$context.authorizer.claims.client_id",
+    "refused_by": "$context.error.responseType",
+    "firewall": "$context.waf.status",
+}
+"""Never a header, a query string or a path's value: those may hold tokens and ids of other people."""
+
+
+class RunApi(Construct):
+    """API Gateway before the shim and the event stream."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        stage: Stage,
+        pool: cognito.IUserPool,
+        token_scope: str,
+        shim: lambda_.IFunction,
+        stream_events: lambda_.IFunction,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self.access_log = logs.LogGroup(
+            self,
+            "AccessLog",
+            retention=logs.RetentionDays[stage.log_retention],
+            removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
+        )
+        self.api = apigateway.RestApi(
+            self,
+            "Api",
+            rest_api_name=stage.resource_name("api"),
+            description=f"Keepgate {stage.name}: the run API",
+            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            cloud_watch_role=True,
+            cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
+            deploy_options=self._stage_options(stage),
+        )
+        accept(
+            self.api,
+            "API Gateway writes all logs of an account through one role and names the groups of executions itself; AWS"
+            " maintains the policy for just that.",
+            f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{LOGS_POLICY}]",
+        )
+        if not stage.firewall:
+            accept(
+                self.api,
+                "This stage does without WAF: locally it would guard nothing, elsewhere it is most of the idle cost.",
+                "AwsSolutions-APIG3",
+            )
+        authorizer = apigateway.CognitoUserPoolsAuthorizer(self, "SignedIn", cognito_user_pools=[pool])
+        self._signed_in = apigateway.MethodOptions(
+            authorizer=authorizer,
+            authorization_type=apigateway.AuthorizationType.COGNITO,
+            authorization_scopes=[token_scope],
+        )
+        self._object = self.api.add_model(
+            "Object",
+            content_type="application/json",
+            schema=apigateway.JsonSchema(
+                schema=apigateway.JsonSchemaVersion.DRAFT4, type=apigateway.JsonSchemaType.OBJECT
+            ),
+        )
+        self._validator = self.api.add_request_validator(
+            "Validator", validate_request_body=True, validate_request_parameters=True
+        )
+        self.api.node.try_remove_child("Endpoint")  # an output the stack has under its own name
+        self._routes(shim, stream_events)
+        answer_with_problems(self, self.api)
+
+    def _stage_options(self, stage: Stage) -> apigateway.StageOptions:
+        return apigateway.StageOptions(
+            stage_name=API_STAGE,
+            tracing_enabled=True,
+            metrics_enabled=True,
+            logging_level=apigateway.MethodLoggingLevel.ERROR,
+            data_trace_enabled=False,
+            access_log_destination=apigateway.LogGroupLogDestination(self.access_log),
+            access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
+            throttling_rate_limit=stage.api_rate,
+            throttling_burst_limit=stage.api_burst,
+            method_options={
+                "/runs/POST": apigateway.MethodDeploymentOptions(
+                    throttling_rate_limit=stage.create_rate, throttling_burst_limit=stage.create_burst
+                )
+            },
+        )
+
+    def _routes(self, shim: lambda_.IFunction, stream_events: lambda_.IFunction) -> None:
+        to_shim = apigateway.LambdaIntegration(shim, allow_test_invoke=False)
+        to_stream = apigateway.LambdaIntegration(stream_events, allow_test_invoke=False)
+        runs = self.api.root.add_resource("runs")
+        run = runs.add_resource("{run_id}")
+        self._method(runs, "GET", to_shim)
+        self._method(runs, "POST", to_shim, body=True)
+        self._method(run, "GET", to_shim)
+        self._method(run.add_resource("result"), "GET", to_shim)
+        self._method(run.add_resource("events"), "GET", to_stream)
+        self._method(run.add_resource("cancel"), "POST", to_shim)
+        self._method(run.add_resource("feedback"), "POST", to_shim, body=True)
+        self._method(self.api.root.add_resource("openapi.json"), "GET", to_shim)
+
+    def _method(
+        self, resource: apigateway.Resource, verb: str, integration: apigateway.LambdaIntegration, *, body: bool = False
+    ) -> None:
+        resource.add_method(
+            verb,
+            integration,
+            authorizer=self._signed_in.authorizer,
+            authorization_type=self._signed_in.authorization_type,
+            authorization_scopes=self._signed_in.authorization_scopes,
+            request_validator=self._validator,
+            request_models={"application/json": self._object} if body else None,
+            request_parameters={"method.request.path.run_id": True} if "{run_id}" in resource.path else None,
+        )

@@ -1,0 +1,38 @@
+"""Reads what the stacks must know of the agent, as data: its contracts' rights and its releases' models.
+
+Nothing of the agent is imported: what is deployed follows from files that a review shows.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class ToolRights:
+    """What all tools of an agent need together."""
+
+    data_actions: tuple[str, ...]
+    writes_files: bool
+    longest_s: int
+    """The longest timeout of any contract."""
+
+
+def read_rights(agent: str) -> ToolRights:
+    """Return the union of what the contracts of `<agent>/contracts.lock.json` ask for."""
+    lock = json.loads((ROOT / agent / "contracts.lock.json").read_text(encoding="utf-8"))
+    contracts = [entry["contract"] for entry in lock.values()]
+    return ToolRights(
+        data_actions=tuple(sorted({action for contract in contracts for action in contract["data_actions"]})),
+        writes_files=any(contract["writes_files"] for contract in contracts),
+        longest_s=max(contract["timeout_s"] for contract in contracts),
+    )
+
+
+def read_model_id(agent: str, release: str) -> str:
+    """Return the model id that a release pins."""
+    text = (ROOT / agent / "releases" / f"{release}.toml").read_text(encoding="utf-8")
+    return str(tomllib.loads(text)["model"]["id"])

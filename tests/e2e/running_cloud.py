@@ -1,0 +1,181 @@
+"""A local cloud that runs, as the end-to-end tests speak to it: over HTTP, and with the emulated AWS's own clients."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+
+ENDED = {"completed", "failed", "cancelled", "expired"}
+
+
+def marker() -> str:
+    """Return a word that binds a scenario to one question, and that no other test's question holds."""
+    return f"[m-{secrets.token_hex(6)}]"
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An event of the native stream and the position of a reader who has had it."""
+
+    id: str
+    event: dict[str, Any]
+
+
+@dataclass
+class Api:
+    """The public API as one person uses it."""
+
+    http: httpx.Client
+
+    def ask(self, question: str, **body: Any) -> str:
+        """Create a run and return its id."""
+        answer = self.http.post("/runs", json={"input": question, **body})
+        assert answer.status_code == 202, answer.text
+        run_id: str = answer.json()["run_id"]
+        return run_id
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/runs/{run_id}")
+        assert answer.status_code == 200, answer.text
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def wait(self, run_id: str, *, within_s: float = 30) -> dict[str, Any]:
+        """Return the result of a run once it is over."""
+        deadline = time.monotonic() + within_s
+        while True:
+            answer = self.http.get(f"/runs/{run_id}/result")
+            if answer.status_code == 200:
+                result: dict[str, Any] = answer.json()
+                return result
+            assert answer.status_code == 409, answer.text
+            assert time.monotonic() < deadline, f"not over within {within_s} s: {self.record(run_id)}"
+            time.sleep(0.1)
+
+    def wait_until(self, run_id: str, status: str, *, within_s: float = 20) -> dict[str, Any]:
+        """Return the record of a run once it has a status."""
+        deadline = time.monotonic() + within_s
+        while (record := self.record(run_id))["status"] != status:
+            assert time.monotonic() < deadline, f"not {status} within {within_s} s: {record}"
+            assert record["status"] not in ENDED, record
+            time.sleep(0.05)
+        return record
+
+    def answer(self, question: str, **body: Any) -> str:
+        """Return the agent's answer to a question."""
+        result = self.wait(self.ask(question, **body))
+        assert result["reason"] == "answered", result
+        text: str = result["answer"]
+        return text
+
+    def pages(self, run_id: str, *, after: str | None = None) -> Iterator[list[Streamed]]:
+        """Follow a run as a browser would, one answer at a time, reconnecting with Last-Event-ID until 204."""
+        for _ in range(500):
+            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+            answer = self.http.get(f"/runs/{run_id}/events", headers=headers)
+            if answer.status_code == 204:
+                return
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            page = list(_server_sent(answer.text))
+            if page:
+                after = page[-1].id
+            yield page
+        raise AssertionError("the stream has no end")
+
+    def follow(self, run_id: str, *, after: str | None = None) -> list[Streamed]:
+        """Return the whole stream after a position."""
+        return [event for page in self.pages(run_id, after=after) for event in page]
+
+
+def _server_sent(text: str) -> Iterator[Streamed]:
+    for frame in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in frame.splitlines() if line and not line.startswith(":"))
+        if "data" in lines:
+            yield Streamed(lines["id"], json.loads(lines["data"]))
+
+
+@dataclass
+class RunningCloud:
+    """What tests know of the cloud: its state folder, and what endpoint.json says."""
+
+    state: Path
+    _clients: list[Any] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.state / "endpoint.json").read_text())
+        return document
+
+    @property
+    def url(self) -> str:
+        url: str = self.endpoint["url"]
+        return url
+
+    @property
+    def aws_url(self) -> str:
+        """The emulator's root."""
+        return self.url.split("/_aws")[0]
+
+    def output(self, name: str) -> str:
+        value: str = self.endpoint["stack_outputs"][name]
+        return value
+
+    def token(self, person: str) -> str:
+        token: str = self.endpoint["tokens"][person]
+        return token
+
+    @contextmanager
+    def api(self, person: str) -> Iterator[Api]:
+        with self.anonymous(Authorization=f"Bearer {self.token(person)}") as http:
+            yield Api(http)
+
+    def anonymous(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers, timeout=40)
+
+    def aws(self, service: str, **credentials: str) -> Any:
+        """Return a client of the emulated AWS: of its root user, or of whose credentials are given."""
+        client = boto3.client(  # type: ignore[call-overload]  # the stubs want the service as a literal
+            service,
+            endpoint_url=self.aws_url,
+            region_name="us-east-1",
+            **(credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}),
+        )
+        self._clients.append(client)
+        return client
+
+    def as_role(self, service: str, role_arn: str) -> Any:
+        """Return a client with a role's rights. The emulator lets its root user step into a service's role."""
+        given = self.aws("sts").assume_role(RoleArn=role_arn, RoleSessionName="e2e")["Credentials"]
+        return self.aws(
+            service,
+            aws_access_key_id=given["AccessKeyId"],
+            aws_secret_access_key=given["SecretAccessKey"],
+            aws_session_token=given["SessionToken"],
+        )
+
+    def role_of(self, output: str) -> str:
+        """Return the ARN of the role of the function that a stack output names."""
+        found = self.aws("lambda").get_function_configuration(FunctionName=self.output(output))
+        role: str = found["Role"]
+        return role
+
+    def tell_model(self, match: str, *steps: dict[str, Any], repeat: bool = False) -> None:
+        """Add a scenario for the questions that hold `match`."""
+        path = self.state / "scenarios.json"
+        known = json.loads(path.read_text())["scenarios"] if path.exists() else []
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(json.dumps({"scenarios": [*known, {"match": match, "steps": steps, "repeat": repeat}]}))
+        unfinished.replace(path)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
