@@ -6,7 +6,7 @@ import os
 from aws_cdk import App
 
 from stacks.application import FLAGS, build
-from stacks.bundling import source_bundle
+from stacks.bundling import source_only, with_packages
 from stacks.config import STAGES
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     # Under `cdk`, the CLI says where it wants the templates.
     app = App(outdir=os.environ.get("CDK_OUTDIR", f"cdk.out.{stage.name}"), context=FLAGS)
     stage = stage.overridden(app.node.get_all_context())
-    build(app, stage, source_bundle())
+    build(app, stage, source_only() if stage.emulated else with_packages())
     app.synth()
 
 

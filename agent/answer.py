@@ -27,7 +27,10 @@ MAX_ASKED = 64
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """What Converse takes as a tool's name when the conversation is sent back."""
 
-CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", "answer_too_large"})
+TOO_LARGE = "answer_too_large"
+"""Keepgate's own stop reason, beside the provider's."""
+
+CUT_OFF = frozenset({"max_tokens", "model_context_window_exceeded", TOO_LARGE})
 REFUSED = frozenset({"content_filtered", "guardrail_intervened", "refusal"})
 MALFORMED = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Stop reasons by meaning; all others (`end_turn`, `tool_use`, `stop_sequence`) end an answer as it should end."""
@@ -45,34 +48,41 @@ class Answer:
 
     stop_reason: str | None = None
     usage: Usage | None = None
-    size: int = 0
+    _size: int = 0
     _blocks: dict[int, list[str] | ToolAsked | Reasoning] = field(default_factory=dict)
 
-    def take(self, part: ModelPart) -> None:
-        """Add a part."""
+    def take(self, part: ModelPart) -> bool:
+        """Add a part; False where the answer would have more bytes than can be stored, and nothing more is read."""
+        match part:
+            case ModelStopped(stop_reason=stop_reason):
+                self.stop_reason = stop_reason
+                return True
+            case UsageReported(usage=usage):
+                self.usage = usage
+                return True
+            case TextDelta(text=text):
+                size = len(text.encode(errors="replace"))
+            case ToolAsked(tool=tool, arguments_json=arguments):
+                size = len(tool) + len(arguments.encode(errors="replace"))
+            case ReasoningDone(reasoning=reasoning):
+                size = len(canonical_json(reasoning.block).encode(errors="replace"))
+        if self._size + size > MAX_ANSWER_BYTES:
+            self.stop_reason = TOO_LARGE
+            return False
+        self._size += size
+        self._add(part)
+        return True
+
+    def _add(self, part: TextDelta | ToolAsked | ReasoningDone) -> None:
         match part:
             case TextDelta(block=block, text=text):
                 pieces = self._blocks.setdefault(block, [])
                 if isinstance(pieces, list):
                     pieces.append(mended(text))
-                    self.size += len(text.encode(errors="replace"))
             case ToolAsked(block=block):
                 self._blocks[block] = part
-                self.size += len(part.arguments_json.encode(errors="replace")) + len(part.tool)
             case ReasoningDone(block=block, reasoning=reasoning):
                 self._blocks[block] = reasoning
-                self.size += len(reasoning.model_dump_json().encode(errors="replace"))
-            case ModelStopped(stop_reason=stop_reason):
-                self.stop_reason = stop_reason
-            case UsageReported(usage=usage):
-                self.usage = usage
-        if self.size > MAX_ANSWER_BYTES:
-            self.stop_reason = "answer_too_large"
-
-    @property
-    def is_too_large(self) -> bool:
-        """Whether the answer has more bytes than may be stored; nothing more of it should be read."""
-        return self.stop_reason == "answer_too_large"
 
     def part_of(self, block: int) -> int:
         """Return which text part of the message a text block is."""
@@ -81,8 +91,8 @@ class Answer:
     def content(self, turn: int, *, tools_offered: bool) -> tuple[Block, ...]:
         """Return the answer's blocks, tool calls under Keepgate's own ids.
 
-        A tool call that the answer's end cut off is dropped; so are all of a refused answer, and of a model that was
-        offered no tools: Converse would not take them back.
+        Tool calls are dropped where the answer's end cut them off, where it is refused or too large, and where no tools
+        were offered: Converse would not take them back.
         """
         blocks: list[Block] = []
         asked = 0
@@ -94,14 +104,18 @@ class Answer:
                 case Reasoning():
                     blocks.append(content)
                 case ToolAsked():
-                    arguments = parsed(content.arguments_json)
-                    cut_off = self.stop_reason in CUT_OFF and index == last and not content.arguments_json.endswith("}")
-                    if cut_off or self.stop_reason in REFUSED or not tools_offered or asked == MAX_ASKED:
+                    if not tools_offered or asked == MAX_ASKED or self._is_dropped(content, is_last=index == last):
                         continue
+                    arguments = parsed(content.arguments_json)
                     name = content.tool if TOOL_NAME.fullmatch(content.tool) else "unusable_name"
                     blocks.append(ToolUse(call_id=call_id(turn, asked), tool=name, arguments=arguments))
                     asked += 1
-        return () if self.is_too_large else tuple(blocks)
+        return tuple(blocks)
+
+    def _is_dropped(self, asked: ToolAsked, *, is_last: bool) -> bool:
+        if self.stop_reason in CUT_OFF:
+            return self.stop_reason == TOO_LARGE or (is_last and not asked.arguments_json.endswith("}"))
+        return self.stop_reason in REFUSED
 
 
 def mended(text: str) -> str:

@@ -81,13 +81,13 @@ def _bytes(value: object) -> int:
 
 
 def settled(price: Price, usage: Usage | None, reserved_micros: int) -> tuple[int, bool]:
-    """Return what a call cost, and whether that is assumed because nobody told its usage: then all that was reserved."""
+    """Return what a call cost, and whether that is assumed: all that was reserved, where nobody told the usage."""
     return (reserved_micros, True) if usage is None else (price.cost_micros(usage), False)
 
 
-def assumed_failure(state: RunState, error: str) -> ModelFailed | None:
-    """Return the settlement of a model call that was begun and whose end nobody saw; None where there is none."""
-    if state.open_model is None:
+def assumed_failure(state: RunState, error: str, *, epoch: int | None = None) -> ModelFailed | None:
+    """Return the settlement of a model call that was begun (in that epoch) and whose end nobody saw, or None."""
+    if state.open_model is None or epoch not in {None, state.open_model[1]}:
         return None
     started, _ = state.open_model
     return ModelFailed(
@@ -101,7 +101,7 @@ def assumed_failure(state: RunState, error: str) -> ModelFailed | None:
     )
 
 
-def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, tenant_id: str, run_id: str) -> RunHeader | None:
+def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, state: RunState) -> RunHeader:
     """Settle what an ended run left open and return its money; harmless when repeated, by whomever.
 
     Raises:
@@ -109,17 +109,14 @@ def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, tenant_id: str, run_
         StoreUnavailable: the ledger did not answer; the run stays due.
     """
     for _ in range(MAX_MOVES):
-        state = read_state(log, tenant_id, run_id)
-        if state is None or not state.is_over or state.header.due_at is None:
-            return state.header if state else None
         header = state.header
+        if not state.is_over or header.due_at is None:
+            return header
         try:
             if failure := assumed_failure(state, "run_ended"):
                 header = log.append(header, [failure], at=clock.now())
             ledger.give_back(header, at=clock.now())
-            return log.append(
-                header, [BudgetReturned(amount_micros=header.slice_micros)], at=clock.now(), outside=True
-            )
+            return log.append(header, [BudgetReturned(amount_micros=header.slice_micros)], at=clock.now(), outside=True)
         except LogMoved:
-            continue
-    raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")
+            state = read_state(log, header.tenant_id, header.run_id, known=state) or state
+    raise LogContended(f"{state.header.run_id} moved {MAX_MOVES} times in a row")

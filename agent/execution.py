@@ -9,6 +9,7 @@ must not run (`CallNotDecided`), or where what it did is not known (`ToolLost`):
 tool broke off. Whoever called then ends the process, because a thread can't be killed.
 """
 
+import bisect
 import contextvars
 import logging
 import threading
@@ -22,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent import tracing
 from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
-from agent.events import Decision, Event, Verdict
+from agent.events import Decision, Verdict
+from agent.held_run import read_state
 from agent.identity import CallId, Principal, RunId, TenantId
 from agent.ports import Clock, RunLog, ToolReply
-from agent.runlog import RunState, Turn, fold
+from agent.runlog import RunState, Turn
 from agent.tools import (
     Arguments,
     Contract,
@@ -44,7 +46,6 @@ MAX_MESSAGE = 500
 """Characters of a tool's own error sentence that the model gets."""
 MAX_PROGRESS = 100
 """Marks on a call's span."""
-PAGE = 1000
 UNREACHABLE = canonical_json({"error": "store_unavailable", "message": "The data can't be reached at the moment."})
 
 
@@ -124,14 +125,6 @@ def execute(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -> ToolRe
     return ToolReply(outcome=outcome, content=content, object_key=object_key, duration_ms=duration_ms)
 
 
-def read_run(log: RunLog, tenant_id: str, run_id: str) -> RunState | None:
-    """Return a run's state, folded from its log; None where there is no such run."""
-    events: list[Event] = []
-    while page := log.events(tenant_id, run_id, after=len(events), limit=PAGE):
-        events += page
-    return fold(events) if events else None
-
-
 def find_call(state: RunState, call_id: str) -> tuple[Turn, Decision] | None:
     """Return the newest turn and the decision about one of its calls: no older call can be open."""
     if state.turn is None:
@@ -146,7 +139,7 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
     Raises:
         CallNotDecided: see the message.
     """
-    state = read_run(room.log, tenant_id, run_id)
+    state = read_state(room.log, tenant_id, run_id)
     if state is None or state.created.principal.tenant_id != tenant_id:
         raise CallNotDecided("there is no such run")
     if state.is_over:
@@ -244,14 +237,13 @@ def _within(
         return content, written[0] if written else None
     files = room.access.results(call.principal.tenant_id, run_id)
     key = files.write(f"{call.decision.call_id}.json", content.encode(), content_type="application/json")
-    room_for_head = cap
-    while True:
-        head = content.encode()[:room_for_head].decode(errors="ignore")
-        wrapped = canonical_json({"truncated": True, "bytes": size, "head": head})
-        over = len(wrapped.encode()) - cap
-        if over <= 0:
-            return wrapped, key
-        room_for_head -= over
+
+    def headed(characters: int) -> str:
+        return canonical_json({"truncated": True, "bytes": size, "head": content[:characters]})
+
+    # The longest head that fits: a quote in it takes two bytes, so its length can't be computed, only searched.
+    longest = bisect.bisect_right(range(cap), cap, key=lambda characters: len(headed(characters).encode())) - 1
+    return headed(longest), key
 
 
 class _Written:

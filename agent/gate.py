@@ -26,7 +26,7 @@ MAX_ARGUMENT_DEPTH = 16
 NO_APPROVALS = "This needs a person's approval, and there is no way to ask for one yet. Tell the user so."
 
 
-class Denied(Exception):
+class _Denied(Exception):
     """A check said no: the decision's code, and the sentence for the model."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -74,75 +74,75 @@ class Gate:
             self._within_limits(position, allowed)
             self._in_time()
             self._tightened(use, frozen)
-        except Denied as no:
+        except _Denied as no:
             return draft.model_copy(update={"code": no.code, "message": str(no)})
         return draft.model_copy(update={"verdict": Verdict.ALLOW, "code": "allowed"})
 
     def _known(self, use: ToolUse) -> Tool[Any]:
         tool = self.tools.get(use.tool)
         if tool is None:
-            raise Denied("unknown_tool", "There is no such tool. Use only the tools you were given.")
+            raise _Denied("unknown_tool", "There is no such tool. Use only the tools you were given.")
         return tool
 
     def _enabled(self, use: ToolUse) -> None:
         if use.tool not in self.release.tools:
-            raise Denied("not_in_release", "This tool is not enabled. Use only the tools you were given.")
+            raise _Denied("not_in_release", "This tool is not enabled. Use only the tools you were given.")
 
     def _ruled(self, tool: Tool[Any], arguments: dict[str, JsonValue], typed: BaseModel) -> PolicyDecision:
         try:
             resource = tool.resource_of(typed)
         except Exception as broken:
-            raise Denied("resource_unknown", "It could not be told what this call acts on.") from broken
+            raise _Denied("resource_unknown", "It could not be told what this call acts on.") from broken
         query = PolicyQuery(principal=self.principal, tool=tool.contract.name, arguments=arguments, resource=resource)
         try:
             return self.policy.decide(query)
         except Exception as broken:
-            raise Denied("policy_unavailable", "The rules could not be checked.") from broken
+            raise _Denied("policy_unavailable", "The rules could not be checked.") from broken
 
     def _within_limits(self, position: int, allowed: int) -> None:
         caps = self.release.caps
         if position >= caps.max_calls_per_turn:
-            raise Denied("too_many_calls", f"At most {caps.max_calls_per_turn} calls at once. Ask again for this one.")
+            raise _Denied("too_many_calls", f"At most {caps.max_calls_per_turn} calls at once. Ask again for this one.")
         if self.calls_before + allowed >= caps.max_tool_calls:
-            raise Denied("max_tool_calls", "This run may make no more tool calls.")
+            raise _Denied("max_tool_calls", "This run may make no more tool calls.")
 
     def _in_time(self) -> None:
         if self.seconds_left < 1:
-            raise Denied("no_time_left", "The run's time is up.")
+            raise _Denied("no_time_left", "The run's time is up.")
 
     def _tightened(self, use: ToolUse, frozen: str) -> None:
         event = CallDeciding(principal=self.principal, tool=use.tool, arguments_json=frozen, verdict=Verdict.ALLOW)
         try:
             after = tighten(self.hooks, event)
         except HookFailed as broken:
-            raise Denied("hook_failed", "A rule of this agent could not be checked.") from broken
+            raise _Denied("hook_failed", "A rule of this agent could not be checked.") from broken
         if after.verdict is Verdict.ASK:
-            raise Denied("approval_not_available", NO_APPROVALS)
+            raise _Denied("approval_not_available", NO_APPROVALS)
         if after.verdict is Verdict.DENY:
-            raise Denied("hook_denied", after.message or "A rule of this agent forbids this.")
+            raise _Denied("hook_denied", after.message or "A rule of this agent forbids this.")
 
 
 def _permitted(ruling: PolicyDecision) -> None:
     if ruling.verdict == "ask":
-        raise Denied("approval_not_available", NO_APPROVALS)
+        raise _Denied("approval_not_available", NO_APPROVALS)
     if ruling.verdict != "allow":
-        raise Denied("policy_denied", ruling.reason or "The user may not do this. Don't try again; tell the user.")
+        raise _Denied("policy_denied", ruling.reason or "The user may not do this. Don't try again; tell the user.")
 
 
 def _frozen(tool: Tool[Any], use: ToolUse) -> tuple[dict[str, JsonValue], BaseModel]:
     """Return the validated arguments with defaults filled in, as JSON and as their type."""
     if use.arguments is None:
-        raise Denied("invalid_arguments", "The arguments are not a JSON object.")
+        raise _Denied("invalid_arguments", "The arguments are not a JSON object.")
     if max(_depths(use.arguments)) > MAX_ARGUMENT_DEPTH:
-        raise Denied("invalid_arguments", f"The arguments nest deeper than {MAX_ARGUMENT_DEPTH} levels.")
+        raise _Denied("invalid_arguments", f"The arguments nest deeper than {MAX_ARGUMENT_DEPTH} levels.")
     raw = canonical_json(use.arguments)
     if len(raw.encode()) > MAX_ARGUMENT_BYTES:
-        raise Denied("invalid_arguments", f"The arguments have more than {MAX_ARGUMENT_BYTES} bytes.")
+        raise _Denied("invalid_arguments", f"The arguments have more than {MAX_ARGUMENT_BYTES} bytes.")
     try:
         typed = tool.arguments.model_validate_json(raw)
     except ValidationError as wrong:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in wrong.errors()[:5])
-        raise Denied("invalid_arguments", "; ".join(problems)[:1000]) from wrong
+        raise _Denied("invalid_arguments", "; ".join(problems)[:1000]) from wrong
     return typed.model_dump(mode="json"), typed
 
 

@@ -6,7 +6,7 @@ is good only for the log it was taken on: if the log has moved, the holder reloa
 a turn costs two transactions: results ride with the next `model.started`, an answer with the start of its calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, TryLater
@@ -23,6 +23,7 @@ from agent.events import (
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
+    Usage,
 )
 from agent.ports import RunLog
 from agent.release import Release
@@ -54,9 +55,7 @@ def read_state(log: RunLog, tenant_id: str, run_id: str, *, known: RunState | No
 class HeldRun:
     """The run one invocation works on, until the run is over, parked, released or lost to another holder."""
 
-    def __init__(
-        self, runtime: Runtime, state: RunState, *, owner: str, lease_until: datetime, found: Status
-    ) -> None:
+    def __init__(self, runtime: Runtime, state: RunState, *, owner: str, lease_until: datetime, found: Status) -> None:
         self.runtime = runtime
         self.state = state
         """What the log says and the facts since."""
@@ -66,8 +65,10 @@ class HeldRun:
         """The run's status before it was claimed."""
         self.is_fresh = True
         """Whether nothing was written since the claim."""
-        self.sent: set[str] = set()
-        """Queued calls that this holder has sent."""
+        self.sent = set(state.turn.queued) if state.turn and found is Status.WAITING else set[str]()
+        """Queued calls that were sent: by this holder, or by the one that parked the run, which sends first."""
+        self.interrupted: Callable[[], Usage | None] | None = None
+        """After the end of the run: reads on in the model call it interrupted, for its usage."""
         self._lease_until = lease_until
         self._logged = state
         self._facts: list[Payload] = []
@@ -84,6 +85,11 @@ class HeldRun:
         """Whether the run is still this invocation's to work on."""
         header = self._logged.header
         return not header.is_over and (header.epoch, header.owner) == (self.epoch, self.owner)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether nobody holds a run that could go on: this holder let go of it before its time was up."""
+        return self.header.status is Status.RUNNING and self.header.owner is None
 
     @property
     def release(self) -> Release:

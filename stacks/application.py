@@ -4,14 +4,15 @@ Everything between stacks is a value handed over here; nothing is looked up, so 
 nor an account.
 """
 
-from pathlib import Path
-
 from aws_cdk import App, Aspects, Tags
 
 from stacks.agent import AgentStack
+from stacks.bundling import Bundles
 from stacks.config import Stage
 from stacks.edge import EdgeStack
+from stacks.findings import check
 from stacks.local_cloud import LeaveOutMissingTypes
+from stacks.observability import ObservabilityStack
 from stacks.state import StateStack
 
 FLAGS = {
@@ -24,11 +25,13 @@ FLAGS = {
 """CDK's feature flags, here rather than in cdk.json, so that a synth without the CLI gives the same templates."""
 
 
-def build(app: App, stage: Stage, code: Path) -> None:
-    """Add the stacks of `stage` to `app`, their functions made of the folder `code`."""
+def build(app: App, stage: Stage, bundles: Bundles) -> None:
+    """Add the stacks of `stage`, and what checks them, to `app`, their functions made of `bundles`."""
     state = StateStack(app, stage)
-    AgentStack(app, stage, state=state, code=code)
-    EdgeStack(app, stage, state=state, code=code)
+    agent = AgentStack(app, stage, state=state, code=bundles.rooms)
+    edge = EdgeStack(app, stage, state=state, code=bundles.people)
+    ObservabilityStack(app, stage, state=state, agent=agent, edge=edge)
+    check(app)
     Tags.of(app).add("keepgate:stage", stage.name)
     if stage.emulated:
         Aspects.of(app).add(LeaveOutMissingTypes())

@@ -8,6 +8,7 @@ from constructs import Construct
 
 from lambdas.settings import AddClaimsSettings, ShimSettings, StreamEventsSettings
 from stacks.config import Stage
+from stacks.constructs.firewall import Firewall
 from stacks.constructs.room_function import RoomFunction, function_arn
 from stacks.constructs.run_api import RunApi
 from stacks.constructs.sign_in import SignIn
@@ -31,6 +32,7 @@ class EdgeStack(StageStack):
             code=assets,
             timeout=Duration.seconds(5),
             memory_mb=256,
+            if_lost="Cognito refuses the sign-in, and the user tries again.",
             settings=AddClaimsSettings(stage=stage.name, service="add_claims", trace_exporter=stage.trace_exporter),
         )
         self.sign_in = SignIn(self, "SignIn", stage=stage, add_claims=self.add_claims.function)
@@ -42,6 +44,7 @@ class EdgeStack(StageStack):
             stage=stage,
             code=assets,
             timeout=GATEWAY_PATIENCE,
+            if_lost="The gateway answers 5xx, and the caller tries again under the same idempotency key.",
             settings=ShimSettings(
                 stage=stage.name,
                 service="shim",
@@ -65,6 +68,7 @@ class EdgeStack(StageStack):
             stage=stage,
             code=assets,
             timeout=GATEWAY_PATIENCE,
+            if_lost="The gateway answers 5xx, and the client reconnects with its last cursor.",
             settings=StreamEventsSettings(
                 stage=stage.name,
                 service="stream_events",
@@ -85,6 +89,9 @@ class EdgeStack(StageStack):
             shim=self.shim.function,
             stream_events=self.stream_events.function,
         )
+        if stage.firewall:
+            Firewall(self, "Firewall", stage=stage, api_stage_arn=self.run_api.api.deployment_stage.stage_arn)
+
         CfnOutput(self, "ApiUrl", value=self.run_api.api.url)
         CfnOutput(self, "UserPoolId", value=self.sign_in.pool.user_pool_id)
         CfnOutput(self, "UserPoolClientId", value=client_id)

@@ -6,11 +6,13 @@ pays for none of them; each can be restored to any second of 35 days.
 
 from aws_cdk import CfnOutput, Duration, RemovalPolicy
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from stacks.config import Stage
+from stacks.findings import accept
 from stacks.stage_stack import StageStack
 
 TTL_ATTRIBUTE = "expires_at"
@@ -31,6 +33,16 @@ class StateStack(StageStack):
             enable_key_rotation=True,
             removal_policy=self._removal,
         )
+
+        if stage.alarms:
+            self.key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    sid="AlarmsToTheEncryptedTopic",
+                    principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                    actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                    resources=["*"],  # in a key's policy: this key
+                )
+            )
 
         self.runs = self._table("Runs")
         self._index(self.runs, "by_user", "user_key", "run_id")
@@ -58,6 +70,16 @@ class StateStack(StageStack):
                     noncurrent_version_expiration=Duration.days(7),
                 )
             ],
+        )
+
+        # Under a name of its own, so that the finding on who writes there can name it.
+        self.files_arn_export = f"{self.stack_name}-FilesArn"
+        self.files_arn = self.export_value(self.files.bucket_arn, name=self.files_arn_export)
+        accept(
+            self.files,
+            "Who reads and writes objects is the data role alone, whose sessions name tenant and run in CloudTrail; a"
+            " second bucket for access logs would repeat that, and need care of its own.",
+            "AwsSolutions-S1",
         )
 
         CfnOutput(self, "RunsTable", value=self.runs.table_name)

@@ -5,6 +5,7 @@ The shim writes its problems itself; these are for requests that never reach it.
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from aws_cdk import aws_apigateway as apigateway
 from constructs import Construct
@@ -12,50 +13,64 @@ from constructs import Construct
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(status: int, code: str, title: str, detail: str) -> dict[str, object]:
-    """Return a problem document."""
-    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
+@dataclass(frozen=True)
+class Problem:
+    """A problem document."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+
+    def to_json(self) -> str:
+        """Return the document."""
+        return json.dumps({"type": "about:blank", **asdict(self)})
 
 
-SIGN_IN = "Send `Authorization: Bearer <access token>` of this API's user pool, with the scope keepgate/runs."
-TOO_LARGE = problem(413, "too_large", "Content Too Large", "The body has more than 65536 bytes.")
-TOO_MANY = problem(429, "too_many_requests", "Too Many Requests", "Too many requests; try again a little later.")
+NOT_SIGNED_IN = Problem(
+    status=401,
+    code="not_authenticated",
+    title="Unauthorized",
+    detail="Send `Authorization: Bearer <access token>` of this API's user pool, with the scope keepgate/runs.",
+)
+NO_ROUTE = Problem(404, "not_found", "Not Found", "There is no such route.")
+TOO_LARGE = Problem(413, "too_large", "Content Too Large", "The body has more than 65536 bytes.")
+TOO_MANY = Problem(429, "too_many_requests", "Too Many Requests", "Too many requests; try again a little later.")
 
 Kind = apigateway.ResponseType
-PROBLEMS: Mapping[apigateway.ResponseType, dict[str, object]] = {
-    Kind.UNAUTHORIZED: problem(401, "not_authenticated", "Unauthorized", SIGN_IN),
-    Kind.ACCESS_DENIED: problem(403, "forbidden", "Forbidden", "This token may not do that."),
-    Kind.EXPIRED_TOKEN: problem(401, "not_authenticated", "Unauthorized", SIGN_IN),
-    Kind.WAF_FILTERED: problem(403, "request_blocked", "Forbidden", "The firewall refused this request."),
-    Kind.MISSING_AUTHENTICATION_TOKEN: problem(404, "not_found", "Not Found", "There is no such route."),
-    Kind.RESOURCE_NOT_FOUND: problem(404, "not_found", "Not Found", "There is no such route."),
-    Kind.BAD_REQUEST_BODY: problem(400, "invalid_input", "Bad Request", "body: it must be a JSON object."),
-    Kind.BAD_REQUEST_PARAMETERS: problem(400, "invalid_input", "Bad Request", "A path or query parameter is missing."),
-    Kind.UNSUPPORTED_MEDIA_TYPE: problem(415, "unsupported_media_type", "Unsupported Media Type", "Send JSON."),
+PROBLEMS: Mapping[apigateway.ResponseType, Problem] = {
+    Kind.UNAUTHORIZED: NOT_SIGNED_IN,
+    Kind.EXPIRED_TOKEN: NOT_SIGNED_IN,
+    Kind.ACCESS_DENIED: Problem(403, "forbidden", "Forbidden", "This token may not do that."),
+    Kind.WAF_FILTERED: Problem(403, "request_blocked", "Forbidden", "The firewall refused this request."),
+    Kind.MISSING_AUTHENTICATION_TOKEN: NO_ROUTE,  # what the gateway calls a path or method it doesn't know
+    Kind.RESOURCE_NOT_FOUND: NO_ROUTE,
+    Kind.BAD_REQUEST_BODY: Problem(400, "invalid_input", "Bad Request", "body: it must be a JSON object."),
+    Kind.BAD_REQUEST_PARAMETERS: Problem(400, "invalid_input", "Bad Request", "A parameter is missing or malformed."),
+    Kind.UNSUPPORTED_MEDIA_TYPE: Problem(415, "unsupported_media_type", "Unsupported Media Type", "Send JSON."),
     Kind.REQUEST_TOO_LARGE: TOO_LARGE,
     Kind.THROTTLED: TOO_MANY,
     Kind.QUOTA_EXCEEDED: TOO_MANY,
-    Kind.DEFAULT_4_XX: problem(400, "bad_request", "Bad Request", "The gateway refused this request."),
-    Kind.DEFAULT_5_XX: problem(
-        500, "internal_error", "Internal Server Error", "Nothing is wrong with the request; try again."
-    ),
 }
+DEFAULTS: Mapping[apigateway.ResponseType, Problem] = {
+    Kind.DEFAULT_4_XX: Problem(400, "bad_request", "Bad Request", "The gateway refused this request."),
+    Kind.DEFAULT_5_XX: Problem(500, "internal_error", "Internal Server Error", "Nothing is wrong with the request."),
+}
+"""Their HTTP status stays whatever the gateway chose."""
 
 
 def answer_with_problems(scope: Construct, api: apigateway.RestApi) -> None:
-    """Give the API's own answers the form of its problems."""
-    for kind, document in PROBLEMS.items():
-        name = kind.response_type
+    """Give the gateway's own answers the form of the API's problems."""
+    for kind, problem in {**PROBLEMS, **DEFAULTS}.items():
         headers = {"Content-Type": f"'{MEDIA_TYPE}'"}
-        if document["status"] == 429:
+        if problem is TOO_MANY:
             headers["Retry-After"] = "'5'"
-        default = kind in (Kind.DEFAULT_4_XX, Kind.DEFAULT_5_XX)
         apigateway.GatewayResponse(
             scope,
-            f"Problem-{name}",
+            f"Problem-{kind.response_type}",
             rest_api=api,
             type=kind,
-            status_code=None if default else str(document["status"]),
+            status_code=str(problem.status) if kind in PROBLEMS else None,
             response_headers=headers,
-            templates={"application/json": json.dumps(document)},
+            templates={"application/json": problem.to_json()},
         )

@@ -1,0 +1,85 @@
+"""The governed run. One invocation claims a run and works on it until it is over, parked, or handed over.
+
+Each step follows from the state alone, and the state from the log, so a run that was stopped anywhere goes on from
+there. `RunFailed` ends the run with its reason; `LogMoved` means that somebody else wrote first: reload, decide again;
+anything else ends the invocation, and the run is woken for another one.
+"""
+
+from contextlib import suppress
+from datetime import datetime
+
+from agent import caps, sessions, tracing
+from agent.answer import conclusion
+from agent.budget import assumed_failure, price_of, settle_ended
+from agent.errors import LogMoved, RunFailed
+from agent.events import EndReason, Status
+from agent.held_run import HeldRun, claim
+from agent.model_call import ask
+from agent.runlog import RunHeader
+from agent.runtime import Runtime
+from agent.turn import play
+
+
+def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> RunHeader | None:
+    """Claim a run and work on it; None where it is over, has a live holder, or still waits.
+
+    Raises:
+        TryLater: a store did not answer in time. The run goes on in another invocation.
+    """
+    run = claim(runtime, tenant_id, run_id, owner=owner, lease_until=lease_until)
+    if run is None:
+        return None
+    with (
+        tracing.continued(run.header.traceparent),
+        tracing.invoke_agent(run.header.release, tenant_id, run_id, session_id=run.header.session_id),
+    ):
+        work(run)
+    if run.header.is_over:
+        return settle(run)
+    if run.is_released:
+        runtime.wake.wake(tenant_id, run_id, traceparent=run.header.traceparent)
+    return run.header
+
+
+def work(run: HeldRun) -> None:
+    """Take steps while the run is this invocation's."""
+    ending: RunFailed | None = None
+    while run.is_held:
+        try:
+            if ending is None:
+                take_step(run)
+            else:
+                run.end(EndReason(ending.reason))
+        except RunFailed as failed:
+            ending = failed
+        except LogMoved:
+            run.reload()
+            ending = None
+
+
+def take_step(run: HeldRun) -> None:
+    """Do the next thing: end with the answer, mind the caps, settle what a dead holder left, play the turn, or ask."""
+    turn = run.state.turn
+    if turn and (end := conclusion(turn)):
+        run.end(*end)
+        return
+    caps.require_time(run.state, run.runtime.clock.now(), was_parked=run.is_fresh and run.found is not Status.RUNNING)
+    if lost := assumed_failure(run.state, "holder_lost"):
+        run.note(lost)
+    if turn and not turn.is_settled:
+        play(run, turn)
+        return
+    if run.state.history is None and run.header.session_id:
+        run.note(sessions.load(run.runtime.log, run.header, max_bytes=run.release.caps.max_session_bytes))
+    ask(run)
+
+
+def settle(run: HeldRun) -> RunHeader:
+    """After the end: settle the model call it interrupted, at what was used if that is still told, and return money."""
+    usage = run.interrupted() if run.interrupted else None
+    lost = assumed_failure(run.state, "run_ended", epoch=run.epoch)
+    if usage and lost:
+        cost = price_of(run).cost_micros(usage)
+        with suppress(LogMoved):  # feedback came first: settled below, at the whole reservation
+            run.append(lost.model_copy(update={"usage": usage, "cost_micros": cost, "assumed": False}))
+    return settle_ended(run.runtime.log, run.runtime.ledger, run.runtime.clock, run.state)

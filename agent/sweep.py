@@ -1,0 +1,77 @@
+"""The net under everything: no run that is not finished with stays unseen, whatever was lost on the way.
+
+Once a minute, due runs are taken from the index, moved on *before* they are touched (so one that breaks the sweeper
+can't block the others), and woken; ended ones are settled and their money is returned. A failed invocation is reported
+by Lambda itself: that proves its death, so the run is woken at once. All of it is harmless when repeated.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+
+from agent.budget import settle_ended
+from agent.errors import LogMoved, TryLater
+from agent.events import WorkerLost
+from agent.held_run import MAX_MOVES, read_state
+from agent.ports import Clock, Ledger, RunLog, Wake
+from agent.runlog import RunHeader
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_BACKOFF = timedelta(seconds=30)
+LONGEST_BACKOFF = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeper:
+    """What sweeping needs: no model, no tool."""
+
+    log: RunLog
+    ledger: Ledger
+    wake: Wake
+    clock: Clock
+
+    def sweep(self, *, limit: int) -> Counter[str]:
+        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on` or `failed`."""
+        seen: Counter[str] = Counter()
+        for header in self.log.due_runs(self.clock.now(), limit=limit):
+            try:
+                seen[self._look_after(header)] += 1
+            except TryLater as trouble:
+                seen["failed"] += 1
+                logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
+        return seen
+
+    def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
+        """Record that the invocation `owner` died on a run, and wake the run.
+
+        An invocation that died before it claimed anything is left to the sweep, whose backoff a function that always
+        dies at its start can't turn into a storm.
+
+        Raises:
+            TryLater: not recorded; the run stays due at the end of the dead holder's lease.
+        """
+        for _ in range(MAX_MOVES):
+            header = self.log.header(tenant_id, run_id)
+            if header is None or header.owner != owner:
+                return
+            lost = WorkerLost(owner=owner, cause=cause)
+            try:
+                self.log.append(header, [lost], at=self.clock.now(), outside=True)
+            except LogMoved:
+                continue
+            self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
+            return
+
+    def _look_after(self, header: RunHeader) -> str:
+        now = self.clock.now()
+        age = now - header.updated_at
+        if not self.log.postpone(header, now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)):
+            return "moved_on"
+        if header.is_over:
+            if state := read_state(self.log, header.tenant_id, header.run_id):
+                settle_ended(self.log, self.ledger, self.clock, state)
+            return "settled"
+        self.wake.wake(header.tenant_id, header.run_id, traceparent=header.traceparent)
+        return "woken"

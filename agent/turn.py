@@ -1,0 +1,188 @@
+"""The barrier: the model is asked again only when every call of its last answer has exactly one result.
+
+All calls were decided before this begins, and the decisions are in the log before the first call runs. Then: judge what
+was left open, start what may start, send what is queued, run the rest, and park if something is still out. Each step
+follows from the state alone, so a holder that takes over in the middle does the same.
+
+An open start is judged by a newer holder, or by the one that lost the call: mode `idempotent` runs again under the same
+key, mode `once` never does, its outcome is unknown.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+
+from agent import tracing
+from agent.ear import Background, TimeIsUp
+from agent.errors import CallNotDecided, ToolLost, TryLater
+from agent.events import (
+    Decision,
+    Payload,
+    RunWaiting,
+    ToolQueued,
+    ToolStarted,
+    Verdict,
+    WaitingFor,
+)
+from agent.held_run import HeldRun
+from agent.runlog import Turn
+from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, failed, refused, unknown
+from agent.tools import Contract
+
+TOOL_GRACE_S = 5.0
+"""What the tool's function may need beyond the tool's own timeout: to start, and to report."""
+
+MAX_PARALLEL = 8
+
+EXPIRED = "It did not begin in time and will not run."
+
+Batch = Sequence[tuple[Decision, Contract]]
+"""Calls that run side by side, each with the contract it was decided under."""
+
+
+def play(run: HeldRun, turn: Turn) -> None:
+    """Bring the calls of a turn nearer to their results; the loop repeats it until the turn is settled.
+
+    Raises:
+        RunFailed: the run was cancelled or timed out in mid-call.
+        LogMoved: decide again.
+    """
+    _judge(run, turn)
+    inline = [
+        (decision, contract)
+        for decision in _open_calls(run)
+        if not decision.queued and (contract := _contract(run, decision))
+    ]
+    batches = _batches(inline)
+    if run.time_for(sum(map(_patience_s, batches))) is None:
+        run.hand_over()
+        return
+    _start(run, turn, [decision for decision, _ in inline])
+    _send(run)
+    for batch in batches:
+        _run_batch(run, batch)
+    _park(run)
+
+
+def _open_calls(run: HeldRun) -> list[Decision]:
+    """Return the newest turn's allowed calls that have no result, in call order."""
+    turn = run.state.turn
+    decisions = turn.completed.decisions if turn else ()
+    return [d for d in decisions if turn and d.verdict is Verdict.ALLOW and d.call_id not in turn.results]
+
+
+def _contract(run: HeldRun, decision: Decision) -> Contract | None:
+    """Return the contract a call was decided under; None where it is gone or has changed since."""
+    tool = run.runtime.tools.get(decision.tool)
+    return tool.contract if tool and tool.contract.sha256() == decision.contract_sha256 else None
+
+
+def _batches(calls: Sequence[tuple[Decision, Contract]]) -> list[list[tuple[Decision, Contract]]]:
+    """Return the calls in call order, neighbours together that may run side by side."""
+    batches: list[list[tuple[Decision, Contract]]] = []
+    for call in calls:
+        last = batches[-1] if batches else []
+        if last and last[-1][1].parallel and call[1].parallel and len(last) < MAX_PARALLEL:
+            last.append(call)
+        else:
+            batches.append([call])
+    return batches
+
+
+def _patience_s(batch: Batch) -> float:
+    return max(contract.timeout_s for _, contract in batch) + TOOL_GRACE_S
+
+
+def _judge(run: HeldRun, turn: Turn) -> None:
+    """Note the results of calls that nobody will bring any more."""
+    now = run.runtime.clock.now()
+    for decision in _open_calls(run):
+        started, _ = turn.started.get(decision.call_id, (None, 0))
+        queued = turn.queued.get(decision.call_id)
+        if queued is not None:
+            if now >= queued.due_at:
+                run.note(unknown(decision, "expired") if started else failed(decision, "expired", EXPIRED))
+            continue
+        contract = _contract(run, decision)
+        if started is None:
+            if contract is None:
+                run.note(contract_changed(decision))
+        elif contract is None or contract.mode == "once" or started.attempt >= MAX_TOOL_ATTEMPTS:
+            run.note(unknown(decision, "lost"))
+
+
+def _start(run: HeldRun, turn: Turn, inline: Sequence[Decision]) -> None:
+    """Write that the calls begin, before any does."""
+    starts: list[Payload] = []
+    for decision in inline:
+        before, _ = turn.started.get(decision.call_id, (None, 0))
+        attempt = before.attempt + 1 if before else 1
+        starts.append(ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=attempt))
+    longest_wait = timedelta(seconds=run.release.caps.max_wait_s)
+    due_at = min(run.runtime.clock.now() + longest_wait, run.header.deadline_at)
+    starts += [
+        ToolQueued(call_id=decision.call_id, tool=decision.tool, due_at=due_at)
+        for decision in _open_calls(run)
+        if decision.queued and decision.call_id not in turn.queued
+    ]
+    if starts:
+        run.append(*starts)
+
+
+def _send(run: HeldRun) -> None:
+    """Send the queued calls, also those that a holder before this one wrote and perhaps did not send."""
+    header = run.header
+    for decision in _open_calls(run):
+        if decision.queued and decision.call_id not in run.sent:
+            run.runtime.tool_queue.send(
+                header.tenant_id, header.run_id, decision.call_id, traceparent=tracing.traceparent()
+            )
+            run.sent.add(decision.call_id)
+
+
+def _run_batch(run: HeldRun, batch: Batch) -> None:
+    """Run calls side by side and note their results. A call whose end is not seen stays open, and is judged next."""
+    calls = Background[Payload](run.runtime.clock, listen_every_s=run.runtime.listen_every_s)
+    for decision, contract in batch:
+        calls.start(partial(_call, run, decision, contract))
+    try:
+        for result in calls.read(run.hear, timeout_s=_patience_s(batch)):
+            run.note(result)
+    except TimeIsUp:
+        pass
+    finally:
+        calls.abandon()
+
+
+def _call(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[Payload]:
+    """Yield a call's result, or nothing where its end was not seen. Runs on a thread of its own."""
+    header = run.header
+    with tracing.execute_tool(
+        decision.tool, decision.call_id, tenant_id=header.tenant_id, run_id=header.run_id
+    ) as span:
+        try:
+            reply = run.runtime.tool_runner.run(
+                header.tenant_id,
+                header.run_id,
+                decision.call_id,
+                timeout_s=contract.timeout_s,
+                traceparent=tracing.traceparent(),
+            )
+        except CallNotDecided:
+            tracing.fail(span, CallNotDecided.code)
+            yield refused(decision)
+        except (ToolLost, TryLater) as lost:
+            tracing.fail(span, lost.code)
+        else:
+            span.set_attribute(tracing.OUTCOME, reply.outcome)
+            calls = len(run.state.turn.completed.decisions) if run.state.turn else 1
+            yield completed(decision, contract, reply, calls=calls)
+
+
+def _park(run: HeldRun) -> None:
+    """Wait without compute where nothing but queued calls is out."""
+    open_calls = _open_calls(run)
+    turn = run.state.turn
+    if turn and open_calls and all(decision.queued for decision in open_calls):
+        due_at = min(turn.queued[decision.call_id].due_at for decision in open_calls)
+        run.append(RunWaiting(waiting_for=(WaitingFor.TOOL,), due_at=due_at))

@@ -1,0 +1,349 @@
+"""Room 3 runs what the log shows as decided, under the contract's bounds, and nothing else."""
+
+import json
+import sys
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
+from agent.events import (
+    Decision,
+    EndReason,
+    Event,
+    ModelCompleted,
+    Payload,
+    RunClaimed,
+    RunCreated,
+    RunEnded,
+    Status,
+    ToolCompleted,
+    ToolOutcomeUnknown,
+    ToolStarted,
+    ToolUse,
+    Verdict,
+)
+from agent.execution import ToolRoom, execute
+from agent.identity import Principal, Role
+from agent.ports import NewRun
+from agent.testing.clock import FakeClock
+from agent.testing.run_log import MemoryRunLog
+from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
+from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, by_name, sha256_of, tool
+
+RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
+CALL = "call_1_0"
+
+
+class Note(Arguments):
+    text: str = Field(max_length=10_000)
+    times: int = 1
+
+
+class Noted(BaseModel):
+    text: str
+
+
+@tool(
+    effect=Effect.WRITE,
+    mode="idempotent",
+    resource="Note::all",
+    data_actions=("dynamodb:PutItem",),
+    writes_files=True,
+    max_result_bytes=256,
+    timeout_s=7,
+)
+def note(args: Note, context: ToolContext) -> Noted:
+    """Write a note down, as often as it is asked to, for the tests."""
+    match args.text:
+        case "fail":
+            raise ToolFailed("too_silly", "Say something else. " * 100)
+        case "break":
+            raise ValueError("the customer's secret")
+        case "exit":
+            sys.exit(3)
+        case "hang":
+            threading.Event().wait()
+        case "read":
+            context.data.get("note", "1")  # the contract does not list it
+        case "file":
+            context.files.write("a.csv", b"a", content_type="text/csv")
+    context.data.put("note", "1", {"text": args.text, "by": context.principal.user_id, "key": context.idempotency_key})
+    return Noted(text=args.text * args.times)
+
+
+def once(tested: Tool[Any]) -> Tool[Any]:
+    return replace(tested, contract=tested.contract.model_copy(update={"mode": "once"}))
+
+
+class Desk:
+    """A run of acme's, whose log the test writes."""
+
+    def __init__(self, tested: Tool[Any] = note) -> None:
+        self.tool = tested
+        self.log = MemoryRunLog()
+        self.table = MemoryTable()
+        self.clock = FakeClock()
+        self.room = ToolRoom(
+            log=self.log, tools=by_name([tested]), access=MemoryTenantAccess(self.table), clock=self.clock
+        )
+        person = Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER}))
+        created = RunCreated(
+            principal=person,
+            input="?",
+            release="r",
+            deadline_at=self.clock.now() + timedelta(hours=1),
+            limit_micros=1,
+        )
+        event = Event(
+            tenant_id="acme", run_id=RUN, seq=1, at=self.clock.now(), epoch=0, nonce="n", release="r", data=created
+        )
+        self.header = self.log.create(NewRun(event=event, idempotency_key=None, body_sha256=""))
+        self.append(RunClaimed(owner="o", epoch=1, lease_until=self.clock.now() + timedelta(minutes=5)))
+
+    def append(self, *payloads: Payload) -> None:
+        self.header = self.log.append(self.header, payloads, at=self.clock.now())
+
+    def decide(self, text: str = "hello", *, call_id: str = CALL, turn: int = 1, **changes: Any) -> None:
+        arguments: dict[str, Any] = {"text": text, "times": changes.pop("times", 1)}
+        decision = Decision(
+            call_id=call_id,
+            tool="note",
+            verdict=Verdict.ALLOW,
+            code="allowed",
+            arguments=arguments,
+            arguments_sha256=sha256_of(arguments),
+            contract_sha256=self.tool.contract.sha256(),
+        ).model_copy(update=changes)
+        self.append(
+            ModelCompleted(
+                turn=turn,
+                attempt=1,
+                model_id="m",
+                content=(ToolUse(call_id=call_id, tool="note", arguments=arguments),),
+                stop_reason="tool_use",
+                usage=None,
+                cost_micros=0,
+                duration_ms=1,
+                decisions=(decision,),
+            )
+        )
+
+    def start(self, call_id: str = CALL) -> None:
+        self.append(ToolStarted(call_id=call_id, tool="note"))
+
+    def run(self, text: str = "hello", **changes: Any) -> Any:
+        self.decide(text, **changes)
+        self.start()
+        return execute(self.room, "acme", RUN, CALL)
+
+
+def refused(desk: Desk, *, tenant_id: str = "acme", run_id: str = RUN, call_id: str = CALL) -> str:
+    with pytest.raises(CallNotDecided) as refusal:
+        execute(desk.room, tenant_id, run_id, call_id)
+    assert desk.table.items == {}
+    return str(refusal.value)
+
+
+def test_a_decided_and_started_call_runs_with_the_runs_principal_and_the_calls_key() -> None:
+    desk = Desk()
+    reply = desk.run()
+    assert (reply.outcome, json.loads(reply.content), reply.object_key) == ("ok", {"text": "hello"}, None)
+    stored = json.loads(desk.table.items["acme", "note", "1"])
+    assert stored == {"text": "hello", "by": "u-1", "key": f"{RUN}/{CALL}"}
+
+
+def test_another_tenants_run_is_refused_like_a_missing_one() -> None:
+    desk = Desk()
+    desk.decide()
+    desk.start()
+    foreign = refused(desk, tenant_id="globex")
+    assert foreign == refused(desk, run_id="run_01JABCDEFGHJKMNPQRSTVWXYZ1") == "there is no such run"
+
+
+def test_a_call_nobody_decided_is_refused() -> None:
+    desk = Desk()
+    assert "no decision" in refused(desk)
+    desk.decide()
+    desk.start()
+    assert "no decision" in refused(desk, call_id="call_1_1")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.ASK])
+def test_a_call_that_was_not_allowed_is_refused_even_when_started(verdict: Verdict) -> None:
+    desk = Desk()
+    desk.decide(verdict=verdict)
+    desk.start()
+    assert str(verdict) in refused(desk)
+
+
+def test_a_call_that_was_not_started_is_refused() -> None:
+    desk = Desk()
+    desk.decide()
+    assert "not been started" in refused(desk)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ToolCompleted(call_id=CALL, tool="note", outcome="ok", content="{}", duration_ms=1),
+        ToolOutcomeUnknown(call_id=CALL, tool="note", cause="lost"),
+    ],
+)
+def test_a_call_with_a_result_is_refused(end: Payload) -> None:
+    desk = Desk()
+    desk.decide()
+    desk.start()
+    desk.append(end)
+    assert "result" in refused(desk)
+
+
+def test_a_call_of_an_ended_run_is_refused() -> None:
+    desk = Desk()
+    desk.decide()
+    desk.start()
+    desk.append(RunEnded(status=Status.CANCELLED, reason=EndReason.CANCELLED, message="."))
+    assert "over" in refused(desk)
+
+
+def test_a_call_of_an_earlier_turn_is_refused() -> None:
+    desk = Desk()
+    desk.decide()
+    desk.start()
+    desk.decide(turn=2, call_id="call_2_0")
+    assert "newest turn" in refused(desk)
+
+
+def test_a_call_decided_under_another_contract_is_refused() -> None:
+    desk = Desk()
+    desk.decide(contract_sha256=sha256_of("another"))
+    desk.start()
+    assert "another contract" in refused(desk)
+
+
+def test_a_call_of_a_tool_that_is_gone_is_refused() -> None:
+    desk = Desk()
+    desk.decide()
+    desk.start()
+    desk.room = replace(desk.room, tools={})
+    assert "another contract" in refused(desk)
+
+
+def test_arguments_that_are_not_the_decided_ones_are_refused() -> None:
+    desk = Desk()
+    desk.decide(arguments={"text": "something else", "times": 1})
+    desk.start()
+    assert "not the ones" in refused(desk)
+
+
+def test_decided_arguments_that_do_not_fit_the_tool_are_refused() -> None:
+    desk = Desk()
+    arguments = {"text": "x", "more": True}
+    desk.decide(arguments=arguments, arguments_sha256=sha256_of(arguments))
+    desk.start()
+    assert "do not fit" in refused(desk)
+
+
+def test_a_tools_own_error_is_a_bounded_result_with_its_code() -> None:
+    reply = Desk().run("fail")
+    answer = json.loads(reply.content)
+    assert reply.outcome == "error"
+    assert answer["error"] == "too_silly"
+    assert answer["message"].startswith("Say something else.")
+    assert len(answer["message"]) == 500
+
+
+@pytest.mark.parametrize("text", ["break", "exit"])
+def test_an_unexpected_end_is_a_result_without_internals(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    reply = Desk().run(text)
+    assert reply.outcome == "error"
+    assert json.loads(reply.content)["error"] == "tool_failed"
+    assert "secret" not in reply.content + caplog.text
+    assert "ValueError" not in reply.content
+    [record] = caplog.records
+    assert getattr(record, "tool", None) == "note"
+    assert "test_execution.py:" in str(getattr(record, "at", "")) or text == "exit"
+
+
+def test_an_action_the_contract_does_not_list_fails() -> None:
+    desk = Desk()
+    reply = desk.run("read")
+    assert json.loads(reply.content)["error"] == "tool_failed"
+    assert desk.table.items == {}
+
+
+def test_a_file_the_tool_wrote_stands_in_the_reply() -> None:
+    desk = Desk()
+    reply = desk.run("file")
+    assert reply.object_key == f"T/acme/{RUN}/a.csv"
+    assert desk.table.objects == {reply.object_key: b"a"}
+
+
+@pytest.mark.parametrize("text", ["x", '"\\\n', "ü€😀", "\x00"])
+def test_a_result_over_the_cap_goes_to_the_bucket_whole_and_its_head_to_the_log(text: str) -> None:
+    desk = Desk()
+    reply = desk.run(text, times=500)
+    whole = json.dumps({"text": text * 500}, ensure_ascii=False, separators=(",", ":"))
+    assert reply.outcome == "ok"
+    assert reply.object_key == f"T/acme/{RUN}/{CALL}.json"
+    assert json.loads(desk.table.objects[reply.object_key]) == json.loads(whole)
+    assert 100 < len(reply.content.encode()) <= note.contract.max_result_bytes
+    answer = json.loads(reply.content)
+    assert answer["truncated"] is True
+    assert answer["bytes"] == len(desk.table.objects[reply.object_key])
+    assert desk.table.objects[reply.object_key].decode().startswith(answer["head"])
+
+
+def test_a_tool_that_outlives_its_timeout_is_lost() -> None:
+    desk = Desk()
+    waited: list[float] = []
+
+    def give_up(done: threading.Event, seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    desk.room = replace(desk.room, wait=give_up)
+    with pytest.raises(ToolLost):
+        desk.run("hang")
+    assert waited == [7]
+
+
+@pytest.mark.parametrize("text", ["break", "exit"])
+def test_a_once_tool_that_breaks_off_is_lost_and_not_failed(text: str) -> None:
+    with pytest.raises(ToolLost):
+        Desk(once(note)).run(text)
+
+
+def test_a_once_tools_own_error_is_still_a_result() -> None:
+    assert Desk(once(note)).run("fail").outcome == "error"
+
+
+class Unreachable(MemoryRunLog):
+    """A log that can't be read for the moment."""
+
+    def events(self, *_: Any, **__: Any) -> list[Event]:
+        raise StoreUnavailable("no")
+
+
+@pytest.mark.parametrize("tested", [note, once(note)])
+def test_where_the_log_can_not_be_read_nothing_runs_and_the_result_says_so(tested: Tool[Any]) -> None:
+    desk = Desk(tested)
+    desk.room = replace(desk.room, log=Unreachable())
+    reply = execute(desk.room, "acme", RUN, CALL)
+    assert json.loads(reply.content)["error"] == "store_unavailable"
+    assert desk.table.items == {}
+
+
+def test_the_time_a_call_took_is_in_the_reply() -> None:
+    desk = Desk()
+
+    def took(done: threading.Event, seconds: float) -> bool:
+        desk.clock.advance(1.25)
+        return done.wait(seconds)
+
+    desk.room = replace(desk.room, wait=took)
+    assert desk.run().duration_ms == 1250
