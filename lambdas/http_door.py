@@ -21,6 +21,7 @@ from agent.errors import InputInvalid, InputTooLarge, MediaTypeUnsupported, NotF
 from lambdas import problems
 from lambdas.claims import require_principal
 
+JSON = "application/json"
 MAX_BODY_BYTES = 65_536
 MAX_DEPTH = 8
 
@@ -62,24 +63,25 @@ def answer(
     request_id = (event.get("requestContext") or {}).get("requestId")
     try:
         principal = require_principal(event, client_ids)
-        event = {**event, "body": _require_json_text(event), "isBase64Encoded": False}
+        event = {**event, **_require_json_text(event)}
     except Exception as error:  # noqa: BLE001 - this is where every error of a request becomes its answer
         answered = problems.to_proxy(problems.to_response(error, request_id=request_id, logger=logger))
     else:
-        app.append_context(principal=principal, room=room, request_id=request_id)
+        app.context.update(principal=principal, room=room, request_id=request_id)
         answered = app.resolve(event, context)
     answered["multiValueHeaders"] |= {"Cache-Control": ["no-store"], "X-Content-Type-Options": ["nosniff"]}
     return answered
 
 
-def _require_json_text(event: Mapping[str, Any]) -> str | None:
+def _require_json_text(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to replace in the event, so that the resolver finds plain JSON text or no body at all."""
     body: str | None = event.get("body")
-    if event.get("httpMethod") != "POST" or not body:
-        return None
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    if event.get("httpMethod") != "POST" or not body:
+        return {"body": None, "headers": headers}
     media_type = (headers.get("content-type") or "").split(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise MediaTypeUnsupported("the body must be application/json", field="header.Content-Type")
+    if media_type != JSON:
+        raise MediaTypeUnsupported(f"the body must be {JSON}", field="header.content-type")
     if event.get("isBase64Encoded"):
         try:
             body = base64.b64decode(body, validate=True).decode()
@@ -87,7 +89,7 @@ def _require_json_text(event: Mapping[str, Any]) -> str | None:
             raise InputInvalid("the body is not UTF-8", field="body") from None
     if len(body.encode(errors="surrogatepass")) > MAX_BODY_BYTES:
         raise InputTooLarge(f"the body may have at most {MAX_BODY_BYTES} bytes", field="body")
-    return body
+    return {"body": body, "isBase64Encoded": False, "headers": {**headers, "content-type": JSON}}
 
 
 def strict_json(text: str) -> dict[str, Any]:

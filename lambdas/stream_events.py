@@ -72,7 +72,13 @@ _ANSWERS: dict[int, Any] = {
 }
 
 
-@app.get("/runs/<run_id>/events", operation_id="followRun", summary="Watch a run", responses=_ANSWERS)
+@app.get(
+    "/runs/<run_id>/events",
+    operation_id="followRun",
+    summary="Watch a run",
+    description="An answer holds what happened since a position, and closes; come back with the last `id` until 204.",
+    responses=_ANSWERS,
+)
 def follow_run(
     run_id: str,
     after: Annotated[str | None, Query(description="The id of the last event had; the beginning if absent.")] = None,
@@ -83,11 +89,11 @@ def follow_run(
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="As `after`, and before it: what a reconnect sends.")
     ] = None,
-    accept: Annotated[str, Header(description="`application/json` for a page; a stream otherwise.")] = "",
+    accept: Annotated[str, Header(include_in_schema=False)] = "",  # OpenAPI tells it by the answers' media types
 ) -> Response[str]:
     """Return what happened in a run after a position."""
     wants_page = "application/json" in accept and "text/event-stream" not in accept
-    field, position = ("header.Last-Event-ID", last_event_id) if last_event_id else ("query.after", after)
+    field, position = ("header.last-event-id", last_event_id) if last_event_id else ("query.after", after)
     page = read_page(
         cast(Room1Reader, app.context["room"]),
         app.context["principal"],
@@ -99,7 +105,7 @@ def follow_run(
     if wants_page:
         return Response(status_code=200, content_type="application/json", body=_as_json(page))
     if page.is_over and not page.events:
-        return Response(status_code=204)
+        return Response(status_code=204, body="")
     return Response(status_code=200, content_type="text/event-stream; charset=utf-8", body=_as_stream(page))
 
 

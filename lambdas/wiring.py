@@ -5,11 +5,17 @@ this file, and a door that streams events must not pay for Cedar, the loop or a 
 Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from lambdas.settings import RunAgentSettings, ShimSettings, StreamEventsSettings, SweepRunsSettings
+from lambdas.settings import (
+    RunAgentSettings,
+    RunToolSettings,
+    ShimSettings,
+    StreamEventsSettings,
+    SweepRunsSettings,
+    WorkToolQueueSettings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,42 +23,33 @@ if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sts import STSClient
+    from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
+    from agent.admission import Room1
     from agent.aws.functions import LambdaToolRunner
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
-    from agent.ports import Clock, RunLog, Wake
+    from agent.execution import ToolRoom
+    from agent.queued_calls import QueueWorker
     from agent.release import Release
     from agent.runtime import Runtime
     from agent.sweep import Sweeper
+    from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
 
-
-@dataclass(frozen=True)
-class Room1:
-    """What the run API works with: it can append and wake, and nothing else."""
-
-    log: "RunLog"
-    wake: "Wake"
-    clock: "Clock"
-    release: "Release"
-    """The release that new runs are bound to."""
+FILE_TIMEOUT_S = 30
+"""For a file of some megabytes."""
 
 
-@dataclass(frozen=True)
-class Room1Reader:
-    """What the event stream works with."""
-
-    log: "RunLog"
-    clock: "Clock"
-
-
-def shim(settings: ShimSettings) -> Room1:
+def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
+    from agent.admission import Room1
     from agent.aws.clock import SystemClock
     from agent.aws.functions import LambdaWake
 
@@ -60,9 +57,10 @@ def shim(settings: ShimSettings) -> Room1:
     return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
 
 
-def stream_events(settings: StreamEventsSettings) -> Room1Reader:
+def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
     """Return what `lambdas.stream_events` needs."""
     from agent.aws.clock import SystemClock
+    from agent.watching import Room1Reader
 
     return Room1Reader(_run_log(settings.runs_table), SystemClock())
 
@@ -106,6 +104,45 @@ def sweeper(settings: SweepRunsSettings) -> "Sweeper":
         log=_run_log(settings.runs_table),
         ledger=_ledger(settings),
         wake=LambdaWake(_lambda(), settings.agent_function),
+        clock=SystemClock(),
+    )
+
+
+def tool_room(settings: RunToolSettings) -> "ToolRoom":
+    """Return what `lambdas.run_tool` needs. After it the environment holds no credentials that a tool could pick up."""
+    import os
+
+    from agent.aws.clock import SystemClock
+    from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
+    from agent.execution import ToolRoom
+    from support_desk.tools import TOOLS
+
+    clock = SystemClock()
+    access = TenantSessions(
+        sts=_sts(),
+        role_arn=settings.data_role_arn,
+        table=settings.tenant_table,
+        bucket=settings.bucket,
+        connect=Connect(dynamodb=_tenants_dynamodb, s3=_tenants_s3),
+        clock=clock,
+    )
+    room = ToolRoom(log=_run_log(settings.runs_table), tools=TOOLS, access=access, clock=clock)
+    drop_ambient_credentials(os.environ)
+    return room
+
+
+def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
+    """Return what `lambdas.work_tool_queue` needs."""
+    from agent.aws.clock import SystemClock
+    from agent.aws.functions import LambdaWake
+    from agent.queued_calls import QueueWorker
+    from support_desk.tools import TOOLS
+
+    return QueueWorker(
+        log=_run_log(settings.runs_table),
+        tool_runner=_tool_runner(settings.tool_function),
+        wake=LambdaWake(_lambda(), settings.agent_function),
+        tools=TOOLS,
         clock=SystemClock(),
     )
 
@@ -180,6 +217,37 @@ def _sqs() -> "SQSClient":
     import boto3
 
     return boto3.client("sqs", config=_config())
+
+
+@cache
+def _sts() -> "STSClient":
+    import boto3
+
+    return boto3.client("sts", config=_config())
+
+
+def _tenants_dynamodb(session: "CredentialsTypeDef") -> "DynamoDBClient":
+    import boto3
+
+    return boto3.client(
+        "dynamodb",
+        config=_config(),
+        aws_access_key_id=session["AccessKeyId"],
+        aws_secret_access_key=session["SecretAccessKey"],
+        aws_session_token=session["SessionToken"],
+    )
+
+
+def _tenants_s3(session: "CredentialsTypeDef") -> "S3Client":
+    import boto3
+
+    return boto3.client(
+        "s3",
+        config=_config(read_timeout_s=FILE_TIMEOUT_S),
+        aws_access_key_id=session["AccessKeyId"],
+        aws_secret_access_key=session["SecretAccessKey"],
+        aws_session_token=session["SessionToken"],
+    )
 
 
 def _config(*, read_timeout_s: float = READ_TIMEOUT_S, attempts: int = 3) -> Any:  # noqa: ANN401 - imported inside

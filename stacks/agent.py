@@ -10,7 +10,6 @@ from aws_cdk import CfnOutput, Duration
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_lambda_destinations as destinations
 from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
@@ -22,10 +21,13 @@ from stacks.constructs.locked_door import lock_door
 from stacks.constructs.model_rights import allow_model
 from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
 from stacks.contracts import read_model_id, read_rights
+from stacks.findings import accept
 from stacks.stage_stack import StageStack
 from stacks.state import StateStack
 
 AGENT_TIMEOUT = Duration.minutes(5)
+WAKE_PATIENCE = Duration.minutes(2)
+"""How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
 MARGIN_S = 15
 """Between the timeouts of those who wait for each other: the inner one ends first and can still answer."""
 
@@ -48,6 +50,7 @@ class AgentStack(StageStack):
             enforce_ssl=True,
             retention_period=Duration.days(14),
         )
+        accept(self.dead_letters, "It is the end of the line: an alarm calls a person.", "Serverless-SQSRedrivePolicy")
         self.queue = sqs.Queue(
             self,
             "ToolJobs",
@@ -69,9 +72,7 @@ class AgentStack(StageStack):
             "TenantData",
             stage=stage,
             rights=rights,
-            table_arn=state.tenant_data.table_arn,
-            files=state.files,
-            key=state.key,
+            state=state,
             assumed_by=self.run_tool.role,
         )
         self.run_tool.may(["sts:AssumeRole", "sts:TagSession"], [data.role.role_arn])
@@ -89,6 +90,7 @@ class AgentStack(StageStack):
             timeout=AGENT_TIMEOUT,
             memory_mb=1024,
             in_wake_cycle=True,
+            if_lost="Its on-failure destination, the sweeper, hears of it at once and wakes the run.",
             settings=RunAgentSettings(
                 stage=stage.name,
                 service="run_agent",
@@ -122,6 +124,7 @@ class AgentStack(StageStack):
             stage=stage,
             code=self._code,
             timeout=timeout,
+            if_lost="Whoever called it waits for the answer, and records the call as lost.",
             settings=RunToolSettings(
                 stage=stage.name,
                 service="run_tool",
@@ -144,6 +147,7 @@ class AgentStack(StageStack):
             code=self._code,
             timeout=timeout,
             in_wake_cycle=True,
+            if_lost="SQS delivers the job again, three times, then to the dead-letter queue.",
             settings=WorkToolQueueSettings(
                 stage=stage.name,
                 service="work_tool_queue",
@@ -154,13 +158,14 @@ class AgentStack(StageStack):
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"])
-        function.function.add_event_source(
-            sources.SqsEventSource(
-                self.queue,
-                batch_size=1,
-                report_batch_item_failures=True,
-                max_concurrency=stage.queue_concurrency,
-            )
+        jobs = sources.SqsEventSource(
+            self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
+        )
+        function.function.add_event_source(jobs)
+        accept(
+            function.function,
+            "The queue has its own dead-letter queue.",
+            "Serverless-LambdaEventSourceMappingDestination",
         )
         return function
 
@@ -173,6 +178,7 @@ class AgentStack(StageStack):
             code=self._code,
             timeout=Duration.seconds(50),
             in_wake_cycle=True,
+            if_lost="The next one, a minute later, finds the same runs due.",
             settings=SweepRunsSettings(
                 stage=stage.name,
                 service="sweep_runs",
@@ -205,20 +211,30 @@ class AgentStack(StageStack):
         lock_door(self.run_agent, callers=[role_arn(self, stage, door) for door in wakers])
         lock_door(self.run_tool, callers=[role_arn(self, stage, d) for d in ("run_agent", "work_tool_queue")])
 
-        self.run_agent.function.configure_async_invoke(
-            retry_attempts=0,
-            max_event_age=Duration.minutes(2),
-            on_failure=destinations.LambdaDestination(self.sweep_runs.function),
+        self.run_agent.may_invoke(self.sweep_runs.function.function_arn)
+        # CDK's LambdaDestination would also grant every version and alias of the sweeper.
+        lambda_.CfnEventInvokeConfig(
+            self,
+            "WhenTheAgentFails",
+            function_name=self.run_agent.function.function_name,
+            qualifier="$LATEST",
+            maximum_retry_attempts=0,
+            maximum_event_age_in_seconds=WAKE_PATIENCE.to_seconds(),
+            destination_config=lambda_.CfnEventInvokeConfig.DestinationConfigProperty(
+                on_failure=lambda_.CfnEventInvokeConfig.OnFailureProperty(
+                    destination=self.sweep_runs.function.function_arn
+                )
+            ),
         )
-        events.Rule(
+        minute = Duration.minutes(1)
+        each_minute = events.Rule(
             self,
             "EachMinute",
             description="Wakes runs that are due",
-            schedule=events.Schedule.rate(Duration.minutes(1)),
-            targets=[
-                targets.LambdaFunction(self.sweep_runs.function, retry_attempts=0, max_event_age=Duration.minutes(1))
-            ],
+            schedule=events.Schedule.rate(minute),
+            targets=[targets.LambdaFunction(self.sweep_runs.function, retry_attempts=0, max_event_age=minute)],
         )
+        accept(each_minute, "The next minute's event makes up for a lost one.", "Serverless-EventBusDLQ")
 
     def _outputs(self, data: DataRole) -> None:
         CfnOutput(self, "AgentFunction", value=self.run_agent.function.function_name)

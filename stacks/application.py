@@ -10,6 +10,7 @@ from stacks.agent import AgentStack
 from stacks.bundling import Bundles
 from stacks.config import Stage
 from stacks.edge import EdgeStack
+from stacks.findings import check
 from stacks.local_cloud import LeaveOutMissingTypes
 from stacks.observability import ObservabilityStack
 from stacks.state import StateStack
@@ -25,11 +26,12 @@ FLAGS = {
 
 
 def build(app: App, stage: Stage, bundles: Bundles) -> None:
-    """Add the stacks of `stage` to `app`, their functions made of `bundles`."""
+    """Add the stacks of `stage`, and what checks them, to `app`, their functions made of `bundles`."""
     state = StateStack(app, stage)
     agent = AgentStack(app, stage, state=state, code=bundles.rooms)
     edge = EdgeStack(app, stage, state=state, code=bundles.people)
     ObservabilityStack(app, stage, state=state, agent=agent, edge=edge)
+    check(app)
     Tags.of(app).add("keepgate:stage", stage.name)
     if stage.emulated:
         Aspects.of(app).add(LeaveOutMissingTypes())

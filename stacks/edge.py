@@ -32,6 +32,7 @@ class EdgeStack(StageStack):
             code=assets,
             timeout=Duration.seconds(5),
             memory_mb=256,
+            if_lost="Cognito refuses the sign-in, and the user tries again.",
             settings=AddClaimsSettings(stage=stage.name, service="add_claims", trace_exporter=stage.trace_exporter),
         )
         self.sign_in = SignIn(self, "SignIn", stage=stage, add_claims=self.add_claims.function)
@@ -43,6 +44,7 @@ class EdgeStack(StageStack):
             stage=stage,
             code=assets,
             timeout=GATEWAY_PATIENCE,
+            if_lost="The gateway answers 5xx, and the caller tries again under the same idempotency key.",
             settings=ShimSettings(
                 stage=stage.name,
                 service="shim",
@@ -66,6 +68,7 @@ class EdgeStack(StageStack):
             stage=stage,
             code=assets,
             timeout=GATEWAY_PATIENCE,
+            if_lost="The gateway answers 5xx, and the client reconnects with its last cursor.",
             settings=StreamEventsSettings(
                 stage=stage.name,
                 service="stream_events",

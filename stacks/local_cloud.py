@@ -9,8 +9,6 @@ from constructs import IConstruct
 
 MISSING_TYPES = {
     "AWS::Lambda::ResourcePolicy": "ministack has no full resource policies; IAM without a grant is refused there",
-    "AWS::WAFv2::LoggingConfiguration": "ministack filters nothing, so there is nothing to log",
-    "AWS::WAFv2::WebACLAssociation": "ministack makes the WebACL and can't put it before an API",
     "AWS::XRay::SamplingRule": "ministack has no X-Ray; local traces go to a file or an OTLP endpoint, all of them",
 }
 

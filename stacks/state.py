@@ -12,6 +12,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from stacks.config import Stage
+from stacks.findings import accept
 from stacks.stage_stack import StageStack
 
 TTL_ATTRIBUTE = "expires_at"
@@ -69,6 +70,16 @@ class StateStack(StageStack):
                     noncurrent_version_expiration=Duration.days(7),
                 )
             ],
+        )
+
+        # Under a name of its own, so that the finding on who writes there can name it.
+        self.files_arn_export = f"{self.stack_name}-FilesArn"
+        self.files_arn = self.export_value(self.files.bucket_arn, name=self.files_arn_export)
+        accept(
+            self.files,
+            "Who reads and writes objects is the data role alone, whose sessions name tenant and run in CloudTrail; a"
+            " second bucket for access logs would repeat that, and need care of its own.",
+            "AwsSolutions-S1",
         )
 
         CfnOutput(self, "RunsTable", value=self.runs.table_name)

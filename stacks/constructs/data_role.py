@@ -7,13 +7,13 @@ false` beside the leading keys is what keeps out requests that name no key, such
 from collections.abc import Iterable
 
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_kms as kms
-from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from stacks.config import Stage
 from stacks.constructs.room_function import TABLE_KEY_ACTIONS, role_name, via
 from stacks.contracts import ToolRights
+from stacks.findings import accept
+from stacks.state import StateStack
 
 DATA = "tenant_data"
 """The part of the role's name."""
@@ -30,9 +30,7 @@ class DataRole(Construct):
         *,
         stage: Stage,
         rights: ToolRights,
-        table_arn: str,
-        files: s3.IBucket,
-        key: kms.IKey,
+        state: StateStack,
         assumed_by: iam.IRole,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -52,16 +50,22 @@ class DataRole(Construct):
         if rights.data_actions:
             self._may(
                 rights.data_actions,
-                table_arn,
+                state.tenant_data.table_arn,
                 {
                     "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [f"T#{TENANT}"]},
                     "Null": {"dynamodb:LeadingKeys": "false"},
                 },
             )
-            self._may(TABLE_KEY_ACTIONS, key.key_arn, via("dynamodb"))
+            self._may(TABLE_KEY_ACTIONS, state.key.key_arn, via("dynamodb"))
         if rights.writes_files:
-            self._may(["s3:PutObject"], files.arn_for_objects(f"T/{TENANT}/*"), None)
-            self._may(["kms:GenerateDataKey", "kms:Decrypt"], key.key_arn, via("s3"))
+            prefix = f"T/{TENANT}/*"
+            accept(
+                self.role,
+                "Objects have names of their own; the prefix is the tenant of the session's tag.",
+                f"AwsSolutions-IAM5[Resource::{state.files_arn_export}/{prefix.replace('${', '<').replace('}', '>')}]",
+            )
+            self._may(["s3:PutObject"], f"{state.files_arn}/{prefix}", None)
+            self._may(["kms:GenerateDataKey", "kms:Decrypt"], state.key.key_arn, via("s3"))
 
     def _may(self, actions: Iterable[str], resource: str, conditions: dict[str, dict[str, object]] | None) -> None:
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[resource], conditions=conditions))

@@ -17,6 +17,7 @@ from constructs import Construct
 
 from lambdas.settings import Settings
 from stacks.config import Stage
+from stacks.findings import accept
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
 TABLE_KEY_ACTIONS = (
@@ -31,7 +32,10 @@ TABLE_KEY_ACTIONS = (
 
 
 class RoomFunction(Construct):
-    """The function behind the door `lambdas.<settings.service>.handler`."""
+    """The function behind the door `lambdas.<settings.service>.handler`.
+
+    `if_lost` says what makes up for an invocation that fails for good, since none has a dead-letter queue of its own.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class RoomFunction(Construct):
         code: lambda_.Code,
         timeout: Duration,
         memory_mb: int = 512,
+        if_lost: str,
         in_wake_cycle: bool = False,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -78,6 +83,14 @@ class RoomFunction(Construct):
             tracing=lambda_.Tracing.ACTIVE,
             recursive_loop=lambda_.RecursiveLoop.ALLOW if in_wake_cycle else lambda_.RecursiveLoop.TERMINATE,
         )
+        accept(self.function, if_lost, "Serverless-LambdaDLQ")
+        accept(
+            self.function,
+            "3.13 is what the tests run on and the bundles are built for; Lambda supports it until 2029.",
+            "AwsSolutions-L1",
+            "Serverless-LambdaLatestVersion",
+        )
+        accept(self.role, "X-Ray's PutTraceSegments knows no resources.", "AwsSolutions-IAM5[Resource::*]")
         self.may(["logs:CreateLogStream", "logs:PutLogEvents"], [self.log_group.log_group_arn])
 
     def may(

@@ -15,8 +15,10 @@ from constructs import Construct
 
 from stacks.config import Stage
 from stacks.constructs.problems import answer_with_problems
+from stacks.findings import accept
 
 API_STAGE = "v1"
+LOGS_POLICY = "service-role/AmazonAPIGatewayPushToCloudWatchLogs"
 ACCESS_LOG = {
     "request_id": "$context.requestId",
     "trace_id": "$context.xrayTraceId",
@@ -65,6 +67,18 @@ class RunApi(Construct):
             cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
             deploy_options=self._stage_options(stage),
         )
+        accept(
+            self.api,
+            "API Gateway writes all logs of an account through one role and names the groups of executions itself; AWS"
+            " maintains the policy for just that.",
+            f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{LOGS_POLICY}]",
+        )
+        if not stage.firewall:
+            accept(
+                self.api,
+                "This stage does without WAF: locally it would guard nothing, elsewhere it is most of the idle cost.",
+                "AwsSolutions-APIG3",
+            )
         authorizer = apigateway.CognitoUserPoolsAuthorizer(self, "SignedIn", cognito_user_pools=[pool])
         self._signed_in = apigateway.MethodOptions(
             authorizer=authorizer,

@@ -10,6 +10,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from stacks.config import Stage
+from stacks.findings import accept
 
 ROLES = {
     "user": "Asks the agent",
@@ -46,6 +47,17 @@ class SignIn(Construct):
             account_recovery=cognito.AccountRecovery.EMAIL_ONLY,
             deletion_protection=stage.keeps_data,
             removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
+        )
+        accept(
+            self.pool,
+            "A tenant decides for its people: most sign in through their company's identity provider, which asks for"
+            " the second factor.",
+            "AwsSolutions-COG2",
+        )
+        accept(
+            self.pool,
+            "Plus adds threat protection, for a higher price a user; WAF, SRP and short tokens stand before it.",
+            "AwsSolutions-COG8",
         )
         self.pool.add_trigger(
             cognito.UserPoolOperation.PRE_TOKEN_GENERATION_CONFIG, add_claims, cognito.LambdaVersion.V2_0

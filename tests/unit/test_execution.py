@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -337,20 +336,6 @@ def test_where_the_log_can_not_be_read_nothing_runs_and_the_result_says_so(teste
     reply = execute(desk.room, "acme", RUN, CALL)
     assert json.loads(reply.content)["error"] == "store_unavailable"
     assert desk.table.items == {}
-
-
-def test_a_log_longer_than_one_read_is_read_whole() -> None:
-    desk = Desk()
-    whole: Callable[..., list[Event]] = desk.log.events
-    desk.decide()
-    desk.start()
-
-    class Paged(MemoryRunLog):
-        def events(self, tenant_id: str, run_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
-            return whole(tenant_id, run_id, after=after, limit=2)
-
-    desk.room = replace(desk.room, log=Paged())
-    assert execute(desk.room, "acme", RUN, CALL).outcome == "ok"
 
 
 def test_the_time_a_call_took_is_in_the_reply() -> None:
