@@ -6,6 +6,7 @@ goes on (the on-failure record, redelivery, the sweep), and what must hold is ch
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,7 +14,17 @@ import pytest
 
 from agent import messages
 from agent.errors import ModelThrottled, RunOver
-from agent.events import BudgetReturned, Decision, Event, RunEnded, ToolCompleted, ToolOutcomeUnknown, Usage, Verdict
+from agent.events import (
+    BudgetReturned,
+    Decision,
+    Event,
+    RunEnded,
+    Status,
+    ToolCompleted,
+    ToolOutcomeUnknown,
+    Usage,
+    Verdict,
+)
 from agent.ports import TextDelta
 from agent.runlog import RunState, fold, step
 from agent.testing.crash import Strike
@@ -152,6 +163,8 @@ def check(cloud: SampleCloud, run: str, where: str = "undisturbed") -> None:
     for balance in cloud.ledger.balances("acme", "ann", at=cloud.clock.now()).values():
         spent = sum(h.spent_micros for h in cloud.log.runs_of_user("acme", "ann", limit=10)[0])
         assert balance.limit_micros - balance.remaining_micros == spent, where
+    kinds = Counter(event.type for event in events)
+    assert kinds["model.started"] == kinds["model.completed"] + kinds["model.failed"], where
     for turn in state.turns:
         for decision in turn.completed.decisions:
             check_call(cloud, run, events, decision, where)
@@ -174,5 +187,9 @@ def check_call(cloud: SampleCloud, run: str, events: list[Event], decision: Deci
     assert len(results) <= 1, where
     if decision.tool in ONCE:
         assert effects <= 1, where
+    elif cloud.state(run).header.status is Status.COMPLETED and decision.arguments["item"] != "nothing":
+        # What may run again does, until its result is there; a lost job of the queue is sent again.
+        assert isinstance(results[0], ToolCompleted), where
+        assert results[0].outcome == "ok", where
     if results and isinstance(results[0], ToolCompleted) and results[0].outcome == "ok":
         assert effects >= 1, where
