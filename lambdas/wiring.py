@@ -5,7 +5,8 @@ this file, and a door that streams events must not pay for Cedar, the loop or a 
 Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
 """
 
-from dataclasses import dataclass
+import math
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,100 +20,128 @@ from lambdas.settings import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sts import STSClient
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
-    from agent.aws.functions import LambdaToolRunner
+    from agent.admission import Room1
+    from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
     from agent.execution import ToolRoom
-    from agent.ports import Clock, RunLog, Wake
     from agent.queued_calls import QueueWorker
     from agent.release import Release
+    from agent.runtime import Runtime
+    from agent.sweep import Sweeper
+    from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
-
 FILE_TIMEOUT_S = 30
-"""For a file of some megabytes."""
+"""For an object of the bucket."""
+TIMEOUT_STEP_S = 10
 
 
-@dataclass(frozen=True)
-class Room1:
-    """What the run API works with: it can append and wake, and nothing else."""
-
-    log: "RunLog"
-    wake: "Wake"
-    clock: "Clock"
-    release: "Release"
-    """The release that new runs are bound to."""
-
-
-@dataclass(frozen=True)
-class Room1Reader:
-    """What the event stream works with."""
-
-    log: "RunLog"
-    clock: "Clock"
-
-
-def shim(settings: ShimSettings) -> Room1:
+def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
+    from agent.admission import Room1
     from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
 
-    release = _release(settings.release)
-    return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
+    return Room1(
+        log=_run_log(settings.runs_table),
+        wake=_wake(settings.agent_function),
+        clock=SystemClock(),
+        release=_release(settings.release),
+    )
 
 
-def stream_events(settings: StreamEventsSettings) -> Room1Reader:
+def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
     """Return what `lambdas.stream_events` needs."""
     from agent.aws.clock import SystemClock
+    from agent.watching import Room1Reader
 
-    return Room1Reader(_run_log(settings.runs_table), SystemClock())
+    return Room1Reader(log=_run_log(settings.runs_table), clock=SystemClock())
+
+
+def agent_runtime(settings: RunAgentSettings) -> "Runtime":
+    """Return what `lambdas.run_agent` works with."""
+    import random
+
+    from agent.aws.bedrock import BedrockModel
+    from agent.aws.clock import SystemClock
+    from agent.aws.tool_queue import SqsToolQueue
+    from agent.policy import CedarPolicy
+    from agent.pricing import Prices
+    from agent.runtime import Runtime
+    from support_desk.tools import TOOLS
+
+    return Runtime(
+        log=_run_log(settings.runs_table),
+        ledger=_ledger(settings),
+        model=BedrockModel(_bedrock),
+        tool_runner=_tool_runner(settings.tool_function),
+        tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
+        # Itself, to hand a run over. A template can't put a function's own name into its environment; Lambda does.
+        wake=_wake(os.environ["AWS_LAMBDA_FUNCTION_NAME"]),
+        policy=CedarPolicy.load(_agent_folder() / "policies"),
+        clock=SystemClock(),
+        random=random.random,
+        releases=_release,
+        tools=TOOLS,
+        prices=Prices.read(),
+    )
 
 
 def tool_room(settings: RunToolSettings) -> "ToolRoom":
-    """Return what `lambdas.run_tool` needs. After it the environment holds no credentials that a tool could pick up."""
-    import os
-
+    """Return what `lambdas.run_tool` works with, and take the function's own credentials out of its environment."""
     from agent.aws.clock import SystemClock
     from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
     from agent.execution import ToolRoom
     from support_desk.tools import TOOLS
 
     clock = SystemClock()
+    log = _run_log(settings.runs_table)
     access = TenantSessions(
-        sts=_sts(),
+        sts=_client("sts"),
         role_arn=settings.data_role_arn,
         table=settings.tenant_table,
         bucket=settings.bucket,
-        connect=Connect(dynamodb=_tenants_dynamodb, s3=_tenants_s3),
+        connect=Connect(dynamodb=_tenant_dynamodb, s3=_tenant_s3),
         clock=clock,
     )
-    room = ToolRoom(log=_run_log(settings.runs_table), tools=TOOLS, access=access, clock=clock)
     drop_ambient_credentials(os.environ)
-    return room
+    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock)
 
 
 def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
-    """Return what `lambdas.work_tool_queue` needs."""
+    """Return what `lambdas.work_tool_queue` works with."""
     from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
     from agent.queued_calls import QueueWorker
     from support_desk.tools import TOOLS
 
     return QueueWorker(
         log=_run_log(settings.runs_table),
         tool_runner=_tool_runner(settings.tool_function),
-        wake=LambdaWake(_lambda(), settings.agent_function),
+        wake=_wake(settings.agent_function),
         tools=TOOLS,
+        clock=SystemClock(),
+    )
+
+
+def sweeper(settings: SweepRunsSettings) -> "Sweeper":
+    """Return what `lambdas.sweep_runs` works with."""
+    from agent.aws.clock import SystemClock
+    from agent.sweep import Sweeper
+
+    return Sweeper(
+        log=_run_log(settings.runs_table),
+        ledger=_ledger(settings),
+        wake=_wake(settings.agent_function),
         clock=SystemClock(),
     )
 
@@ -120,7 +149,7 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
 def _run_log(table: str) -> "DynamoDbRunLog":
     from agent.aws.run_log import DynamoDbRunLog
 
-    return DynamoDbRunLog(_dynamodb(), table)
+    return DynamoDbRunLog(_client("dynamodb"), table)
 
 
 def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
@@ -128,9 +157,17 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
     from agent.limits import Limits
 
     limits = Limits(
-        settings.user_day_limit_micros, settings.tenant_month_limit_micros, settings.platform_month_limit_micros
+        user_day_micros=settings.user_day_limit_micros,
+        tenant_month_micros=settings.tenant_month_limit_micros,
+        platform_month_micros=settings.platform_month_limit_micros,
     )
-    return DynamoDbLedger(_dynamodb(), settings.ledger_table, limits, settings.platform_shards)
+    return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
+
+
+def _wake(function: str) -> "LambdaWake":
+    from agent.aws.functions import LambdaWake
+
+    return LambdaWake(_client("lambda"), function)
 
 
 def _tool_runner(function: str) -> "LambdaToolRunner":
@@ -139,88 +176,82 @@ def _tool_runner(function: str) -> "LambdaToolRunner":
     return LambdaToolRunner(_patient_lambda, function)
 
 
-@cache
-def _release(name: str) -> "Release":
+def _agent_folder() -> "Path":
     from pathlib import Path
 
     import support_desk
+
+    return Path(support_desk.__path__[0])
+
+
+@cache
+def _release(name: str) -> "Release":
     from agent.release import Release
 
-    return Release.read(Path(support_desk.__path__[0]), name)
+    return Release.read(_agent_folder(), name)
 
 
-@cache
-def _dynamodb() -> "DynamoDBClient":
-    import boto3
-
-    return boto3.client("dynamodb", config=_config())
-
-
-@cache
-def _lambda() -> "LambdaClient":
-    import boto3
-
-    return boto3.client("lambda", config=_config())
-
-
-@cache
-def _patient_lambda(read_timeout_s: float) -> "LambdaClient":
-    import boto3
-
-    return boto3.client("lambda", config=_config(read_timeout_s=read_timeout_s, attempts=1))
-
-
-@cache
 def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":
-    import boto3
+    client: BedrockRuntimeClient = _patient_client("bedrock-runtime", _step(read_timeout_s))
+    return client
 
-    return boto3.client("bedrock-runtime", config=_config(read_timeout_s=read_timeout_s, attempts=1))
+
+def _patient_lambda(read_timeout_s: float) -> "LambdaClient":
+    client: LambdaClient = _patient_client("lambda", _step(read_timeout_s))
+    return client
+
+
+def _step(seconds: float) -> int:
+    """Round up, so that timeouts cut short by a lease's end don't each build a client."""
+    return math.ceil(seconds / TIMEOUT_STEP_S) * TIMEOUT_STEP_S
 
 
 @cache
-def _sqs() -> "SQSClient":
-    import boto3
+def _patient_client(service: str, read_timeout_s: int) -> Any:  # noqa: ANN401 - the caller says which
+    # No retries of the SDK: a model call's attempts are the loop's to make and to pay for, and a tool whose answer was
+    # lost must not be run again.
+    return _new(service, read_timeout_s=read_timeout_s, attempts=1)
 
-    return boto3.client("sqs", config=_config())
+
+def _tenant_dynamodb(credentials: "CredentialsTypeDef") -> "DynamoDBClient":
+    client: DynamoDBClient = _new("dynamodb", credentials=credentials)
+    return client
+
+
+def _tenant_s3(credentials: "CredentialsTypeDef") -> "S3Client":
+    client: S3Client = _new("s3", read_timeout_s=FILE_TIMEOUT_S, credentials=credentials)
+    return client
 
 
 @cache
-def _sts() -> "STSClient":
+def _client(service: str) -> Any:  # noqa: ANN401 - as above
+    return _new(service)
+
+
+def _new(
+    service: str,
+    *,
+    read_timeout_s: int = READ_TIMEOUT_S,
+    attempts: int = 3,
+    credentials: "CredentialsTypeDef | None" = None,
+) -> Any:  # noqa: ANN401 - as above
     import boto3
-
-    return boto3.client("sts", config=_config())
-
-
-def _tenants_dynamodb(session: "CredentialsTypeDef") -> "DynamoDBClient":
-    import boto3
-
-    return boto3.client(
-        "dynamodb",
-        config=_config(),
-        aws_access_key_id=session["AccessKeyId"],
-        aws_secret_access_key=session["SecretAccessKey"],
-        aws_session_token=session["SessionToken"],
-    )
-
-
-def _tenants_s3(session: "CredentialsTypeDef") -> "S3Client":
-    import boto3
-
-    return boto3.client(
-        "s3",
-        config=_config(read_timeout_s=FILE_TIMEOUT_S),
-        aws_access_key_id=session["AccessKeyId"],
-        aws_secret_access_key=session["SecretAccessKey"],
-        aws_session_token=session["SessionToken"],
-    )
-
-
-def _config(*, read_timeout_s: float = READ_TIMEOUT_S, attempts: int = 3) -> Any:  # noqa: ANN401 - imported inside
     from botocore.config import Config
 
-    return Config(
+    config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=read_timeout_s,
         retries={"mode": "standard", "total_max_attempts": attempts},
         tcp_keepalive=True,
     )
+    held = (
+        {}
+        if credentials is None
+        else {
+            "aws_access_key_id": credentials["AccessKeyId"],
+            "aws_secret_access_key": credentials["SecretAccessKey"],
+            "aws_session_token": credentials["SessionToken"],
+        }
+    )
+    make: Any = boto3.client  # it has an overload for each service's name
+    return make(service, config=config, **held)
