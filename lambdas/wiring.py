@@ -86,8 +86,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         model=BedrockModel(_bedrock),
         tool_runner=_tool_runner(settings.tool_function),
         tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
-        # Itself, to hand a run over. A template can't put a function's own name into its environment; Lambda does.
-        wake=_wake(os.environ["AWS_LAMBDA_FUNCTION_NAME"]),
+        wake=_wake(settings.agent_function),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
         clock=SystemClock(),
         random=random.random,

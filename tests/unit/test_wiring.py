@@ -38,7 +38,9 @@ LEDGER: dict[str, Any] = {
 SETTINGS = {
     "shim": ShimSettings(**STAGE, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
-    "agent_runtime": RunAgentSettings(**STAGE, **LEDGER, tool_function="run_tool", tool_queue_url="https://queue"),
+    "agent_runtime": RunAgentSettings(
+        **STAGE, **LEDGER, agent_function="run_agent", tool_function="run_tool", tool_queue_url="https://queue"
+    ),
     "tool_room": RunToolSettings(
         **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
     ),
@@ -49,7 +51,6 @@ ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": "eu-central-1",
-    "AWS_LAMBDA_FUNCTION_NAME": "run_agent",
 }
 
 
