@@ -114,8 +114,8 @@ class Positioned:
     event: BaseEvent
 
     def to_json(self) -> str:
-        """Return the event as it goes over the wire."""
-        return self.event.model_dump_json(by_alias=True)
+        """Return the event as it goes over the wire: in ASCII, because many readers split lines at U+2028, too."""
+        return self.event.model_dump_json(by_alias=True, ensure_ascii=True)
 
 
 @dataclass
