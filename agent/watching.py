@@ -75,7 +75,7 @@ def _new(log: RunLog, tenant_id: str, run_id: str, view: Projection) -> list[Pos
         for event in batch:
             new = view.feed(event)
             said += new
-            room_left -= sum(len(positioned.to_json()) for positioned in new)
+            room_left -= sum(len(positioned.json) for positioned in new)
             if room_left <= 0:
                 return said
         if len(batch) < BATCH:
