@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent import tracing
 from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
-from agent.events import Decision, Event, Verdict
+from agent.events import Decision, Verdict
+from agent.held_run import read_state
 from agent.identity import CallId, Principal, RunId, TenantId
 from agent.ports import Clock, RunLog, ToolReply
-from agent.runlog import RunState, Turn, fold
+from agent.runlog import RunState, Turn
 from agent.tools import (
     Arguments,
     Contract,
@@ -45,7 +46,6 @@ MAX_MESSAGE = 500
 """Characters of a tool's own error sentence that the model gets."""
 MAX_PROGRESS = 100
 """Marks on a call's span."""
-PAGE = 1000
 UNREACHABLE = canonical_json({"error": "store_unavailable", "message": "The data can't be reached at the moment."})
 
 
@@ -125,14 +125,6 @@ def execute(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -> ToolRe
     return ToolReply(outcome=outcome, content=content, object_key=object_key, duration_ms=duration_ms)
 
 
-def read_run(log: RunLog, tenant_id: str, run_id: str) -> RunState | None:
-    """Return a run's state, folded from its log; None where there is no such run."""
-    events: list[Event] = []
-    while page := log.events(tenant_id, run_id, after=len(events), limit=PAGE):
-        events += page
-    return fold(events) if events else None
-
-
 def find_call(state: RunState, call_id: str) -> tuple[Turn, Decision] | None:
     """Return the newest turn and the decision about one of its calls: no older call can be open."""
     if state.turn is None:
@@ -147,7 +139,7 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
     Raises:
         CallNotDecided: see the message.
     """
-    state = read_run(room.log, tenant_id, run_id)
+    state = read_state(room.log, tenant_id, run_id)
     if state is None or state.created.principal.tenant_id != tenant_id:
         raise CallNotDecided("there is no such run")
     if state.is_over:

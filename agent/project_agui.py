@@ -195,14 +195,8 @@ class Projection:
                 yield from self._last_of_lost_answer(event.seq)
             case ModelCompleted() as completed:
                 yield from self._complete(completed, at)
-            case ToolQueued(call_id=call_id) if call_id in self._calls:
-                yield at(1, self._tool_status(call_id, "queued"))
-            case ToolStarted(call_id=call_id) if call_id in self._calls and self._calls[call_id].queued:
-                yield at(1, self._tool_status(call_id, "started"))
-            case ToolCompleted(call_id=call_id) as done if call_id in self._calls:
-                yield at(1, self._result(call_id, done.outcome, done))
-            case ToolOutcomeUnknown(call_id=call_id) if call_id in self._calls:
-                yield at(1, self._result(call_id, "unknown"))
+            case ToolQueued() | ToolStarted() | ToolCompleted() | ToolOutcomeUnknown() as change:
+                yield from (at(1, said) for said in self._on_call(change))
             case RunEnded() as ended:
                 yield from self._last_of_lost_answer(event.seq)
                 yield from (at(i, said) for i, said in self._end(ended))
@@ -278,6 +272,20 @@ class Projection:
             yield at(first + 2, ToolCallEndEvent(tool_call_id=call.id))
             if decision.verdict is Verdict.DENY:
                 yield at(first + 3, self._result(call.id, "denied"))
+
+    def _on_call(self, change: ToolQueued | ToolStarted | ToolCompleted | ToolOutcomeUnknown) -> Iterator[BaseEvent]:
+        decision = self._calls.get(change.call_id)
+        if decision is None:  # it has its one result already
+            return
+        match change:
+            case ToolQueued():
+                yield self._tool_status(change.call_id, "queued")
+            case ToolStarted() if decision.queued:
+                yield self._tool_status(change.call_id, "started")
+            case ToolCompleted():
+                yield self._result(change.call_id, change.outcome, change)
+            case ToolOutcomeUnknown():
+                yield self._result(change.call_id, "unknown")
 
     def _tool_status(self, call_id: str, status: str) -> CustomEvent:
         tool = _shown_name(self._calls[call_id])

@@ -8,33 +8,26 @@ An open start is judged by a newer holder, or by the one that lost the call: mod
 key, mode `once` never does, its outcome is unknown.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 
 from agent import tracing
-from agent.answer import mended
 from agent.ear import Background, TimeIsUp
 from agent.errors import CallNotDecided, ToolLost, TryLater
 from agent.events import (
     Decision,
     Payload,
     RunWaiting,
-    ToolCompleted,
-    ToolOutcomeUnknown,
     ToolQueued,
     ToolStarted,
     Verdict,
     WaitingFor,
 )
 from agent.held_run import HeldRun
-from agent.ports import ToolReply
 from agent.runlog import Turn
-from agent.tools import Contract, canonical_json
-
-MAX_TOOL_ATTEMPTS = 3
-"""How often an idempotent call is started before its outcome counts as unknown."""
+from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, failed, refused, unknown
+from agent.tools import Contract
 
 TOOL_GRACE_S = 5.0
 """What the tool's function may need beyond the tool's own timeout: to start, and to report."""
@@ -45,10 +38,6 @@ EXPIRED = "It did not begin in time and will not run."
 
 Batch = Sequence[tuple[Decision, Contract]]
 """Calls that run side by side, each with the contract it was decided under."""
-
-MAX_RESULT_BYTES = 300_000
-MAX_TURN_RESULT_BYTES = 3_000_000
-"""As stored: an item of the log takes 400 KB, a transaction 4 MB."""
 
 
 def play(run: HeldRun, turn: Turn) -> None:
@@ -112,14 +101,14 @@ def _judge(run: HeldRun, turn: Turn) -> None:
         queued = turn.queued.get(decision.call_id)
         if queued is not None:
             if now >= queued.due_at:
-                run.note(_unknown(decision, "expired") if started else _error(decision, "expired", EXPIRED))
+                run.note(unknown(decision, "expired") if started else failed(decision, "expired", EXPIRED))
             continue
         contract = _contract(run, decision)
         if started is None:
             if contract is None:
-                run.note(_error(decision, "contract_changed", "The tool has changed since the call was decided."))
+                run.note(contract_changed(decision))
         elif contract is None or contract.mode == "once" or started.attempt >= MAX_TOOL_ATTEMPTS:
-            run.note(_unknown(decision, "lost"))
+            run.note(unknown(decision, "lost"))
 
 
 def _start(run: HeldRun, turn: Turn, inline: Sequence[Decision]) -> None:
@@ -181,38 +170,13 @@ def _call(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[Payl
             )
         except CallNotDecided:
             tracing.fail(span, CallNotDecided.code)
-            yield _error(decision, "call_refused", "The call was refused and did not run.")
+            yield refused(decision)
         except (ToolLost, TryLater) as lost:
             tracing.fail(span, lost.code)
         else:
             span.set_attribute(tracing.OUTCOME, reply.outcome)
-            yield _completed(run, decision, contract, reply)
-
-
-def _completed(run: HeldRun, decision: Decision, contract: Contract, reply: ToolReply) -> ToolCompleted:
-    turn = run.state.turn
-    room = min(MAX_RESULT_BYTES, MAX_TURN_RESULT_BYTES // len(turn.completed.decisions) if turn else 0)
-    content = mended(reply.content)
-    stored = len(json.dumps(content, ensure_ascii=False).encode())
-    if len(content.encode()) > contract.max_result_bytes or stored > room:
-        return _error(decision, "result_too_large", "The result was too large. Ask for less.")
-    return ToolCompleted(
-        call_id=decision.call_id,
-        tool=decision.tool,
-        outcome=reply.outcome,
-        content=content,
-        object_key=reply.object_key,
-        duration_ms=reply.duration_ms,
-    )
-
-
-def _error(decision: Decision, code: str, message: str) -> ToolCompleted:
-    content = canonical_json({"error": code, "message": message})
-    return ToolCompleted(call_id=decision.call_id, tool=decision.tool, outcome="error", content=content, duration_ms=0)
-
-
-def _unknown(decision: Decision, cause: str) -> ToolOutcomeUnknown:
-    return ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause=cause)
+            calls = len(run.state.turn.completed.decisions) if run.state.turn else 1
+            yield completed(decision, contract, reply, calls=calls)
 
 
 def _park(run: HeldRun) -> None:

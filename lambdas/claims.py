@@ -19,8 +19,6 @@ TENANT = "tenant_id"
 TENANT_ATTRIBUTE = "custom:tenant_id"
 GROUPS = "cognito:groups"
 
-_ROLES = frozenset(Role)
-
 
 def known_roles(names: object) -> frozenset[Role]:
     """Return the roles among a user's groups, whichever way the groups are written.
@@ -31,7 +29,7 @@ def known_roles(names: object) -> frozenset[Role]:
         names = re.split(r"[,\s]+", names.strip("[] "))
     if not isinstance(names, list):
         return frozenset()
-    return frozenset(Role(name) for name in names if name in _ROLES)
+    return frozenset(role for role in Role if role.value in names)
 
 
 def require_principal(event: Mapping[str, Any], client_ids: frozenset[str]) -> Principal:

@@ -11,7 +11,7 @@ from lambdas import shim, stream_events
 from lambdas.claims import SCOPE
 
 _SECURITY = "accessToken"
-_NEVER_SENT = {"422", "HTTPValidationError", "ValidationError"}
+_NEVER_SENT = {"422", "HTTPValidationError", "ResponseValidationError", "ValidationError"}
 """The resolver's own idea of a refusal, which `problems` replaces."""
 
 
@@ -27,6 +27,7 @@ def document() -> str:
         for operation in operations.values():
             for status in _NEVER_SENT:
                 operation["responses"].pop(status, None)
+            operation["responses"].get("204", {}).pop("content", None)
     return json.dumps(whole, separators=(",", ":"), sort_keys=True)
 
 

@@ -21,7 +21,7 @@ from agent.events import EndReason, RunEnded, Status
 from agent.identity import Principal, RunId, SessionId
 from agent.record import RunRecord, require_own_run
 from agent.runlog import RunHeader
-from lambdas import http_door
+from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
 from lambdas.settings import ShimSettings
 
@@ -99,10 +99,9 @@ def door(room: Room1, client_ids: frozenset[str]) -> http_door.Handler:
 
 @cache
 def _door() -> http_door.Handler:
-    from lambdas import wiring
-
     settings = ShimSettings.from_environment(os.environ)
-    return door(wiring.shim(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(wiring.shim(settings), frozenset(settings.client_ids.split(",")))
+    return telemetry.start(settings).door(handle)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _room() -> Room1:
 
 
 def _principal() -> Principal:
-    return cast(Principal, app.context["principal"])
+    return http_door.require_user(app)
 
 
 def _json(description: str, model: type[BaseModel]) -> OpenAPIResponse:
@@ -126,6 +125,7 @@ def _json(description: str, model: type[BaseModel]) -> OpenAPIResponse:
     "/runs",
     operation_id="createRun",
     summary="Ask the agent a question",
+    description="Follow `links.events` to watch the run, or ask for `links.result` later.",
     status_code=202,
     responses={202: _json("Accepted.", RunAccepted), **documented(400, 409, 413, 415)},
 )
@@ -140,7 +140,7 @@ def create_run(
         ),
     ] = None,
 ) -> RunAccepted:
-    """Create a run and wake the agent. Follow `links.events`, or ask for `links.result` later."""
+    """Create a run and wake the agent."""
     question = Question(input=body.input, session_id=body.session_id, metadata=body.metadata)
     return _accepted(admit(_room(), _principal(), question, idempotency_key=idempotency_key))
 
@@ -149,13 +149,14 @@ def create_run(
     "/runs",
     operation_id="listRuns",
     summary="List one's own runs, newest first",
+    description="A new run may take a second to appear.",
     responses={200: _json("A page of runs.", RunPage), **documented(400)},
 )
 def list_runs(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
     cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> RunPage:
-    """Return a page of the caller's runs; it may lag behind by a second."""
+    """Return a page of the caller's runs."""
     principal = _principal()
     headers, before = _room().log.runs_of_user(principal.tenant_id, principal.user_id, limit=limit, before=cursor)
     return RunPage(runs=[RunRecord.from_header(header) for header in headers], next_cursor=before)
@@ -176,10 +177,11 @@ def get_run(run_id: str) -> RunRecord:
     "/runs/<run_id>/result",
     operation_id="getResult",
     summary="Return what came of a run",
+    description="While the run is not over, that is 409 `run_not_over`.",
     responses={200: _json("The run is over.", RunResult), **documented(404, 409)},
 )
 def get_result(run_id: str) -> RunResult:
-    """Return the answer of a run that is over; while it is not, that is 409 `run_not_over`."""
+    """Return the answer of a run that is over."""
     log = _room().log
     header = require_own_run(log, _principal(), run_id)
     if header.end_seq is None:
@@ -195,11 +197,12 @@ def get_result(run_id: str) -> RunResult:
     "/runs/<run_id>/cancel",
     operation_id="cancelRun",
     summary="Ask for a run to end",
+    description="Asking twice is harmless; asking after the end is 409 `run_over`.",
     status_code=202,
     responses={202: _json("It will end within seconds.", RunAccepted), **documented(404, 409)},
 )
 def cancel_run(run_id: str) -> RunAccepted:
-    """Record the wish that a run ends; asking twice is harmless, asking after the end is 409 `run_over`."""
+    """Record the wish that a run ends."""
     return _accepted(outside.cancel(_room(), _principal(), run_id))
 
 
@@ -207,11 +210,12 @@ def cancel_run(run_id: str) -> RunAccepted:
     "/runs/<run_id>/feedback",
     operation_id="judgeRun",
     summary="Judge a run, once",
+    description="Before or after its end; a second judgement is 409 `feedback_stands`.",
     status_code=201,
     responses={201: _json("Recorded.", RunRecord), **documented(400, 404, 409, 413, 415)},
 )
 def judge_run(run_id: str, body: FeedbackBody) -> RunRecord:
-    """Record the user's judgement of a run, before or after its end; a second one is 409 `feedback_stands`."""
+    """Record the user's judgement of a run."""
     judged = outside.give_feedback(_room(), _principal(), run_id, rating=body.rating, comment=body.comment)
     return RunRecord.from_header(judged)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from agent.project_agui import BEGINNING, Cursor
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
-from lambdas import http_door
+from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
 from lambdas.settings import StreamEventsSettings
 
@@ -51,10 +51,9 @@ def door(room: Room1Reader, client_ids: frozenset[str]) -> http_door.Handler:
 
 @cache
 def _door() -> http_door.Handler:
-    from lambdas import wiring
-
     settings = StreamEventsSettings.from_environment(os.environ)
-    return door(wiring.stream_events(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(wiring.stream_events(settings), frozenset(settings.client_ids.split(",")))
+    return telemetry.start(settings).door(handle)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -72,7 +71,13 @@ _ANSWERS: dict[int, Any] = {
 }
 
 
-@app.get("/runs/<run_id>/events", operation_id="followRun", summary="Watch a run", responses=_ANSWERS)
+@app.get(
+    "/runs/<run_id>/events",
+    operation_id="followRun",
+    summary="Watch a run",
+    description="An answer holds what happened since a position, and closes; come back with the last `id` until 204.",
+    responses=_ANSWERS,
+)
 def follow_run(
     run_id: str,
     after: Annotated[str | None, Query(description="The id of the last event had; the beginning if absent.")] = None,
@@ -83,14 +88,14 @@ def follow_run(
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="As `after`, and before it: what a reconnect sends.")
     ] = None,
-    accept: Annotated[str, Header(description="`application/json` for a page; a stream otherwise.")] = "",
+    accept: Annotated[str, Header(include_in_schema=False)] = "",  # OpenAPI tells it by the answers' media types
 ) -> Response[str]:
     """Return what happened in a run after a position."""
     wants_page = "application/json" in accept and "text/event-stream" not in accept
-    field, position = ("header.Last-Event-ID", last_event_id) if last_event_id else ("query.after", after)
+    field, position = ("header.last-event-id", last_event_id) if last_event_id else ("query.after", after)
     page = read_page(
         cast(Room1Reader, app.context["room"]),
-        app.context["principal"],
+        http_door.require_user(app),
         run_id,
         after=Cursor.parse(position, field=field) if position else BEGINNING,
         wait_s=min(wait if wait is not None else (0 if wants_page else MAX_WAIT_S), _time_left_s()),
@@ -99,7 +104,7 @@ def follow_run(
     if wants_page:
         return Response(status_code=200, content_type="application/json", body=_as_json(page))
     if page.is_over and not page.events:
-        return Response(status_code=204)
+        return Response(status_code=204, body="")
     return Response(status_code=200, content_type="text/event-stream; charset=utf-8", body=_as_stream(page))
 
 

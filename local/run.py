@@ -19,9 +19,8 @@ import httpx
 from rich.console import Console
 
 from local.cloud import Cloud, ModelServer, running
-from local.deployment import ROOT
 from local.emulator import PortTaken
-from local.processes import ChildFailed
+from local.processes import ROOT, ChildFailed
 
 DEFAULT_PORT = 4566
 REFRESH_S = 600

@@ -97,6 +97,7 @@ class AgentStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
+                agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
                 user_day_limit_micros=stage.user_day_limit_micros,
@@ -199,10 +200,11 @@ class AgentStack(StageStack):
         """Say who may invoke whom, and refuse everybody else."""
         stage = self._stage
         agent, tool = function_arn(self, stage, "run_agent"), function_arn(self, stage, "run_tool")
-        self.run_agent.may_invoke(tool)
+        self.run_agent.may_invoke(tool, agent)
         self.work_tool_queue.may_invoke(tool, agent)
         self.sweep_runs.may_invoke(agent)
-        lock_door(self.run_agent, callers=[role_arn(self, stage, d) for d in ("shim", "work_tool_queue", "sweep_runs")])
+        wakers = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
+        lock_door(self.run_agent, callers=[role_arn(self, stage, door) for door in wakers])
         lock_door(self.run_tool, callers=[role_arn(self, stage, d) for d in ("run_agent", "work_tool_queue")])
 
         self.run_agent.may_invoke(self.sweep_runs.function.function_arn)

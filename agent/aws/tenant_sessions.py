@@ -10,11 +10,14 @@ reviewed code; a stage may isolate environments by tenant.
 """
 
 import json
+import os
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import boto3
 
 from agent.aws.dynamodb import store_errors
 from agent.aws.tenant_data import DynamoDbTenantData
@@ -41,15 +44,24 @@ AMBIENT = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_PROFILE",
 )
-"""Where the SDK looks for credentials of the process's own."""
+NOWHERE = {
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""Where else the SDK would look, pointed at nothing."""
 
 
 def drop_ambient_credentials(environment: MutableMapping[str, str]) -> None:
     """Take the function's own credentials out of its environment, once its own clients are built and hold them."""
     for name in AMBIENT:
         environment.pop(name, None)
+    environment.update(NOWHERE)
+    # The default session remembers what it found; the new one looks again, and finds nothing.
+    boto3.setup_default_session()
 
 
 @dataclass(frozen=True)

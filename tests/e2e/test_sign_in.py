@@ -57,7 +57,7 @@ def test_no_token_and_broken_tokens_are_401(cloud: RunningCloud) -> None:
     for authorization in (
         None,
         "",
-        "Bearer ",
+        "Bearer",
         "Bearer nonsense",
         "Basic dXNlcjpwYXNz",
         f"Bearer {header}.{payload}",
@@ -92,9 +92,9 @@ def test_an_id_token_is_401(cloud: RunningCloud, cognito: Any, somebody: people.
 
 def test_a_token_that_has_expired_is_401(cloud: RunningCloud, cognito: Any, somebody: people.Person) -> None:
     pool, client_id = cloud.output("UserPoolId"), cloud.output("UserPoolClientId")
-    settings = cognito.describe_user_pool_client(UserPoolId=pool, ClientId=client_id)["UserPoolClient"]
-    for made_by_cognito in ("CreationDate", "LastModifiedDate", "ClientSecret"):
-        settings.pop(made_by_cognito, None)
+    described = cognito.describe_user_pool_client(UserPoolId=pool, ClientId=client_id)["UserPoolClient"]
+    made_by_cognito = {"CreationDate", "LastModifiedDate", "ClientSecret"}
+    settings = {name: value for name, value in described.items() if value and name not in made_by_cognito}
     units = {**settings["TokenValidityUnits"], "AccessToken": "seconds"}
     # Shorter than AWS allows; the emulator does not mind, and nobody wants to wait five minutes.
     cognito.update_user_pool_client(**{**settings, "AccessTokenValidity": 2, "TokenValidityUnits": units})
@@ -145,9 +145,8 @@ def test_a_person_without_a_valid_tenant_gets_no_scope_and_is_401(
     people.sign_up(cognito, pool, person)
     try:
         if not tenant:
-            cognito.admin_delete_user_attributes(
-                UserPoolId=pool, Username=person.name, UserAttributeNames=["custom:tenant_id"]
-            )
+            nothing = [{"Name": "custom:tenant_id", "Value": ""}]
+            cognito.admin_update_user_attributes(UserPoolId=pool, Username=person.name, UserAttributes=nothing)
         token = tokens_of(cognito, cloud.output("UserPoolClientId"), person)["AccessToken"]
         assert status_with(cloud, f"Bearer {token}") == 401
     finally:

@@ -1,0 +1,197 @@
+"""Calls that go through the queue: from a job to the call's one result in the log, and the run woken.
+
+A job may come twice, late, or while another worker has it: what the log shows decides, never the job. A call that is
+not decided, queued and open is dropped. One that was started and not ended is somebody's work still in progress until
+its time is over; then it runs again under the same key, or, mode `once`, its outcome is unknown.
+
+The surprise: a job is *returned* to the queue by raising. Everything else, a dropped job too, is done with it.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from agent import tracing
+from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, TryLater
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted, Verdict
+from agent.execution import ToolJob, find_call
+from agent.held_run import read_state
+from agent.ports import Clock, RunLog, ToolRunner, Wake
+from agent.runlog import RunState, Turn
+from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, refused, unknown
+from agent.tools import Contract, Tool
+
+logger = logging.getLogger(__name__)
+
+MAX_MOVES = 20
+"""How often in a row the log may move under a worker before it returns the job."""
+
+GRACE_S = 10.0
+"""What a call may need beyond its tool's own timeout: to reach the tool's function, and to report."""
+
+Done = Literal["completed", "unknown", "dropped"]
+
+
+@dataclass(frozen=True)
+class QueueWorker:
+    """What the queue's worker works with: it appends outside events and has no right on tenant data."""
+
+    log: RunLog
+    tool_runner: ToolRunner
+    wake: Wake
+    tools: Mapping[str, Tool[Any]]
+    """For the contracts; the functions in them run in the tool room."""
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class QueuedCall:
+    """An open call of the queue, as the log shows it."""
+
+    state: RunState
+    decision: Decision
+    contract: Contract | None
+    """None where it is not the one the call was decided under."""
+    started: ToolStarted | None
+    calls: int
+    """In its turn."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next start."""
+        return self.started.attempt + 1 if self.started else 1
+
+
+def work(worker: QueueWorker, job: ToolJob, *, until: datetime) -> Done:
+    """Bring a queued call to its result, append it and wake the run, before the time `until`.
+
+    Raises:
+        TryLater: not now; let the job come again.
+    """
+    seen_lost = False
+    for _ in range(MAX_MOVES):
+        call = _open_call(worker, job)
+        if call is None:
+            return "dropped"
+        result = _result_without_running(worker, job, call, seen_lost=seen_lost)
+        if result is None:
+            try:
+                result = _run(worker, job, call, until)
+            except LogMoved:
+                continue
+            except ToolLost:
+                # Seen by this very worker: nobody else is at it, and what becomes of it is decided at once.
+                seen_lost = True
+                continue
+        return _settle(worker, job, result)
+    raise LogContended(f"the log of {job.run_id} keeps moving")
+
+
+def _open_call(worker: QueueWorker, job: ToolJob) -> QueuedCall | None:
+    """Return the call where it is to be brought to a result; None, with a line in the log, where it is not."""
+    state = read_state(worker.log, job.tenant_id, job.run_id)
+    found = find_call(state, job.call_id) if state else None
+    if state is None or found is None:
+        why = "there is no such call in the newest turn of such a run"
+    elif found[1].verdict is not Verdict.ALLOW or job.call_id not in found[0].queued:
+        why = "the call was not decided and queued"
+    elif state.is_over or state.header.cancel_requested:
+        why = "the run is over, or about to be"
+    elif job.call_id in found[0].results:
+        why = "the call has its result"
+        # An earlier delivery may have got this far and no further.
+        _wake(worker, job)
+    elif job.call_id not in found[0].started and worker.clock.now() >= found[0].queued[job.call_id].due_at:
+        why = "the call came too late to begin"
+    else:
+        return _as_queued(worker, state, *found)
+    _tell_dropped(why)
+    return None
+
+
+def _as_queued(worker: QueueWorker, state: RunState, turn: Turn, decision: Decision) -> QueuedCall:
+    tool = worker.tools.get(decision.tool)
+    contract = tool.contract if tool and tool.contract.sha256() == decision.contract_sha256 else None
+    started, _ = turn.started.get(decision.call_id, (None, 0))
+    return QueuedCall(state, decision, contract, started, calls=len(turn.completed.decisions))
+
+
+def _tell_dropped(why: str) -> None:
+    logger.warning("a job was dropped", extra={"why": why})
+
+
+def _result_without_running(
+    worker: QueueWorker, job: ToolJob, call: QueuedCall, *, seen_lost: bool
+) -> ToolCompleted | ToolOutcomeUnknown | None:
+    if call.started is None:
+        return contract_changed(call.decision) if call.contract is None else None
+    if call.contract is None:
+        return unknown(call.decision, "contract_changed")
+    patience = timedelta(seconds=call.contract.timeout_s + GRACE_S)
+    if not seen_lost and worker.clock.now() < _started_at(worker, job) + patience:
+        raise TryLater("another worker may be at this call", retry_after_s=call.contract.timeout_s)
+    if call.contract.mode == "once" or call.started.attempt >= MAX_TOOL_ATTEMPTS:
+        return unknown(call.decision, "lost")
+    return None
+
+
+def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
+    moments: list[datetime] = []
+    after = 0
+    while events := worker.log.events(job.tenant_id, job.run_id, after=after):
+        moments += [e.at for e in events if isinstance(e.data, ToolStarted) and e.data.call_id == job.call_id]
+        after = events[-1].seq
+    return moments[-1]
+
+
+def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted:
+    """Start the call in the log and run it.
+
+    Raises:
+        LogMoved: before the start; nothing ran.
+        ToolLost: after it.
+        TryLater: there is no time left for it.
+    """
+    decision, contract = call.decision, call.contract
+    assert contract is not None  # noqa: S101 - `_result_without_running` has just given a result otherwise
+    if worker.clock.now() + timedelta(seconds=contract.timeout_s + GRACE_S) > until:
+        raise TryLater("this worker has no time left for the call")
+    start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=call.attempt)
+    worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
+    with tracing.execute_tool(decision.tool, decision.call_id, tenant_id=job.tenant_id, run_id=job.run_id) as span:
+        try:
+            reply = worker.tool_runner.run(
+                job.tenant_id,
+                job.run_id,
+                job.call_id,
+                timeout_s=contract.timeout_s,
+                traceparent=tracing.traceparent(),
+            )
+        except CallNotDecided:
+            tracing.fail(span, CallNotDecided.code)
+            return refused(decision)
+        span.set_attribute(tracing.OUTCOME, reply.outcome)
+        return completed(decision, contract, reply, calls=call.calls)
+
+
+def _settle(worker: QueueWorker, job: ToolJob, result: ToolCompleted | ToolOutcomeUnknown) -> Done:
+    """Append the result wherever the log has moved to meanwhile, unless the call has one, and wake the run."""
+    for _ in range(MAX_MOVES):
+        state = read_state(worker.log, job.tenant_id, job.run_id)
+        found = find_call(state, job.call_id) if state else None
+        if state is None or found is None or state.is_over or job.call_id in found[0].results:
+            _tell_dropped("the run went on without the call's result")
+            return "dropped"
+        try:
+            worker.log.append(state.header, [result], at=worker.clock.now(), outside=True)
+        except LogMoved:
+            continue
+        _wake(worker, job)
+        return "completed" if isinstance(result, ToolCompleted) else "unknown"
+    raise LogContended(f"the log of {job.run_id} keeps moving")
+
+
+def _wake(worker: QueueWorker, job: ToolJob) -> None:
+    worker.wake.wake(job.tenant_id, job.run_id, traceparent=tracing.traceparent() or job.traceparent)
