@@ -62,6 +62,9 @@ synth: install ## write the CloudFormation templates of STAGE (dev, prod, local)
 lock-contracts: install ## write the tools' contracts to support_desk/contracts.lock.json
 	@$(RUN)python -m support_desk.lock_contracts
 
+deploy: install ## deploy STAGE to the AWS account of the current credentials
+	@cdk deploy --all --app "python app.py --stage $(STAGE)"
+
 bench: install ## measure start-up, memory, bundle size and the cost of a run
 	@$(RUN)python -m bench
 

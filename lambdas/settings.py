@@ -71,6 +71,8 @@ class RunAgentSettings(Settings):
 
     runs_table: str
     ledger_table: str
+    agent_function: str
+    """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
     tool_queue_url: str
     user_day_limit_micros: int

@@ -21,7 +21,7 @@ from agent.events import EndReason, RunEnded, Status
 from agent.identity import Principal, RunId, SessionId
 from agent.record import RunRecord, require_own_run
 from agent.runlog import RunHeader
-from lambdas import http_door
+from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
 from lambdas.settings import ShimSettings
 
@@ -99,10 +99,9 @@ def door(room: Room1, client_ids: frozenset[str]) -> http_door.Handler:
 
 @cache
 def _door() -> http_door.Handler:
-    from lambdas import wiring
-
     settings = ShimSettings.from_environment(os.environ)
-    return door(wiring.shim(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(wiring.shim(settings), frozenset(settings.client_ids.split(",")))
+    return telemetry.start(settings).door(handle)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def _room() -> Room1:
 
 
 def _principal() -> Principal:
-    return cast(Principal, app.context["principal"])
+    return http_door.require_user(app)
 
 
 def _json(description: str, model: type[BaseModel]) -> OpenAPIResponse:

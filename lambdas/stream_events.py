@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from agent.project_agui import BEGINNING, Cursor
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
-from lambdas import http_door
+from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
 from lambdas.settings import StreamEventsSettings
 
@@ -51,10 +51,9 @@ def door(room: Room1Reader, client_ids: frozenset[str]) -> http_door.Handler:
 
 @cache
 def _door() -> http_door.Handler:
-    from lambdas import wiring
-
     settings = StreamEventsSettings.from_environment(os.environ)
-    return door(wiring.stream_events(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(wiring.stream_events(settings), frozenset(settings.client_ids.split(",")))
+    return telemetry.start(settings).door(handle)
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def follow_run(
     field, position = ("header.last-event-id", last_event_id) if last_event_id else ("query.after", after)
     page = read_page(
         cast(Room1Reader, app.context["room"]),
-        app.context["principal"],
+        http_door.require_user(app),
         run_id,
         after=Cursor.parse(position, field=field) if position else BEGINNING,
         wait_s=min(wait if wait is not None else (0 if wants_page else MAX_WAIT_S), _time_left_s()),

@@ -5,7 +5,6 @@ this file, and a door that streams events must not pay for Cedar, the loop or a 
 Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from lambdas.settings import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_lambda import LambdaClient
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from mypy_boto3_sts import STSClient
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
+    from agent.admission import Room1
     from agent.aws.functions import LambdaToolRunner
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
     from agent.execution import ToolRoom
-    from agent.ports import Clock, RunLog, Wake
     from agent.queued_calls import QueueWorker
     from agent.release import Release
+    from agent.runtime import Runtime
+    from agent.sweep import Sweeper
+    from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
@@ -43,27 +47,9 @@ FILE_TIMEOUT_S = 30
 """For a file of some megabytes."""
 
 
-@dataclass(frozen=True)
-class Room1:
-    """What the run API works with: it can append and wake, and nothing else."""
-
-    log: "RunLog"
-    wake: "Wake"
-    clock: "Clock"
-    release: "Release"
-    """The release that new runs are bound to."""
-
-
-@dataclass(frozen=True)
-class Room1Reader:
-    """What the event stream works with."""
-
-    log: "RunLog"
-    clock: "Clock"
-
-
-def shim(settings: ShimSettings) -> Room1:
+def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
+    from agent.admission import Room1
     from agent.aws.clock import SystemClock
     from agent.aws.functions import LambdaWake
 
@@ -71,9 +57,10 @@ def shim(settings: ShimSettings) -> Room1:
     return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
 
 
-def stream_events(settings: StreamEventsSettings) -> Room1Reader:
+def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
     """Return what `lambdas.stream_events` needs."""
     from agent.aws.clock import SystemClock
+    from agent.watching import Room1Reader
 
     return Room1Reader(_run_log(settings.runs_table), SystemClock())
 
@@ -117,6 +104,49 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
     )
 
 
+def agent_runtime(settings: RunAgentSettings) -> "Runtime":
+    """Return what `lambdas.run_agent` works with."""
+    import random
+
+    from agent.aws.bedrock import BedrockModel
+    from agent.aws.clock import SystemClock
+    from agent.aws.functions import LambdaWake
+    from agent.aws.tool_queue import SqsToolQueue
+    from agent.policy import CedarPolicy
+    from agent.pricing import Prices
+    from agent.runtime import Runtime
+    from support_desk.tools import TOOLS
+
+    return Runtime(
+        log=_run_log(settings.runs_table),
+        ledger=_ledger(settings),
+        model=BedrockModel(_bedrock),
+        tool_runner=_tool_runner(settings.tool_function),
+        tool_queue=SqsToolQueue(_sqs(), settings.tool_queue_url),
+        wake=LambdaWake(_lambda(), settings.agent_function),
+        policy=CedarPolicy.load(_agent_folder() / "policies"),
+        clock=SystemClock(),
+        random=random.random,
+        releases=_release,
+        tools=TOOLS,
+        prices=Prices.read(),
+    )
+
+
+def sweeper(settings: SweepRunsSettings) -> "Sweeper":
+    """Return what `lambdas.sweep_runs` works with."""
+    from agent.aws.clock import SystemClock
+    from agent.aws.functions import LambdaWake
+    from agent.sweep import Sweeper
+
+    return Sweeper(
+        log=_run_log(settings.runs_table),
+        ledger=_ledger(settings),
+        wake=LambdaWake(_lambda(), settings.agent_function),
+        clock=SystemClock(),
+    )
+
+
 def _run_log(table: str) -> "DynamoDbRunLog":
     from agent.aws.run_log import DynamoDbRunLog
 
@@ -141,12 +171,17 @@ def _tool_runner(function: str) -> "LambdaToolRunner":
 
 @cache
 def _release(name: str) -> "Release":
+    from agent.release import Release
+
+    return Release.read(_agent_folder(), name)
+
+
+def _agent_folder() -> "Path":
     from pathlib import Path
 
     import support_desk
-    from agent.release import Release
 
-    return Release.read(Path(support_desk.__path__[0]), name)
+    return Path(support_desk.__path__[0])
 
 
 @cache

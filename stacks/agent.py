@@ -97,6 +97,7 @@ class AgentStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
+                agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
                 user_day_limit_micros=stage.user_day_limit_micros,
@@ -105,10 +106,8 @@ class AgentStack(StageStack):
                 platform_shards=stage.platform_shards,
             ),
         )
-        function.may_use(
-            state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"]
-        )
-        function.may_use(state.ledger, ["GetItem", "PutItem", "UpdateItem", "ConditionCheckItem"])
+        function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
+        function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
         allow_model(function, read_model_id(stage.agent, stage.release))
         return function
@@ -154,7 +153,7 @@ class AgentStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
             ),
         )
-        function.may_use(state.runs, ["GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"])
+        function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )
@@ -191,20 +190,21 @@ class AgentStack(StageStack):
         )
         function.may_use(
             state.runs,
-            ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"],
+            ["GetItem", "BatchGetItem", "Query", "PutItem"],
             indexes=["by_due"],
         )
-        function.may_use(state.ledger, ["GetItem", "PutItem", "UpdateItem", "ConditionCheckItem", "Query"])
+        function.may_use(state.ledger, ["Query", "PutItem", "UpdateItem"])
         return function
 
     def _connect(self) -> None:
         """Say who may invoke whom, and refuse everybody else."""
         stage = self._stage
         agent, tool = function_arn(self, stage, "run_agent"), function_arn(self, stage, "run_tool")
-        self.run_agent.may_invoke(tool)
+        self.run_agent.may_invoke(tool, agent)
         self.work_tool_queue.may_invoke(tool, agent)
         self.sweep_runs.may_invoke(agent)
-        lock_door(self.run_agent, callers=[role_arn(self, stage, d) for d in ("shim", "work_tool_queue", "sweep_runs")])
+        wakers = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
+        lock_door(self.run_agent, callers=[role_arn(self, stage, door) for door in wakers])
         lock_door(self.run_tool, callers=[role_arn(self, stage, d) for d in ("run_agent", "work_tool_queue")])
 
         self.run_agent.may_invoke(self.sweep_runs.function.function_arn)

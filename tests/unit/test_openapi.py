@@ -23,7 +23,8 @@ ROUTES = {
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return json.loads(openapi.document())
+    described: dict[str, Any] = json.loads(openapi.document())
+    return described
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

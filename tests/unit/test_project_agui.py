@@ -1,7 +1,7 @@
 """Whole streams of every kind of run are judged by AG-UI's own client, from every position a reader can stand at."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -225,7 +225,7 @@ def test_no_run_and_no_pattern_of_reconnects_ever_violates_the_protocol(
         assert read(run, after=at_once[had - 1].cursor) == at_once[had:]
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
     "an end without a beginning": lambda events: events[1:],
     "something after the end": lambda events: [*events, events[1]],
     "no end": lambda events: events[:-1],

@@ -1,0 +1,63 @@
+"""The sweeper's door: called each minute by the schedule, and by Lambda with the record of each failed invocation."""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel, Field
+
+from agent.sweep import Sweeper
+from lambdas import telemetry
+from lambdas.settings import SweepRunsSettings
+from lambdas.wake_event import WakeEvent
+
+Handler = Callable[[dict[str, Any], LambdaContext], None]
+
+MAX_RUNS = 500
+"""Due runs that one sweep looks after; the rest is due in the next one, a minute later."""
+
+logger = logging.getLogger(__name__)
+
+
+class RequestContext(BaseModel):
+    """Which invocation failed, and how (`RetriesExhausted`, `EventAgeExceeded`)."""
+
+    request_id: str = Field(alias="requestId")
+    condition: str
+
+
+class FailureRecord(BaseModel):
+    """What Lambda sends to an on-failure destination. It has more fields than these."""
+
+    request_context: RequestContext = Field(alias="requestContext")
+    wake: WakeEvent = Field(alias="requestPayload")
+
+
+def door(sweeper: Sweeper) -> Handler:
+    """Return the function that answers the schedule and failure records with this sweeper."""
+
+    def handle(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001 - Lambda's signature
+        if "requestPayload" in event:
+            record = FailureRecord.model_validate(event)
+            failed = record.request_context
+            sweeper.bury(record.wake.tenant_id, record.wake.run_id, owner=failed.request_id, cause=failed.condition)
+        else:
+            logger.info("swept", extra=dict(sweeper.sweep(limit=MAX_RUNS)))
+
+    return handle
+
+
+@cache
+def _door() -> Handler:
+    from lambdas import wiring
+
+    settings = SweepRunsSettings.from_environment(os.environ)
+    return telemetry.start(settings).door(door(wiring.sweeper(settings)))
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
+    """Answer the schedule, or bury an invocation that failed."""
+    _door()(event, context)
