@@ -54,6 +54,13 @@ class NotAuthenticated(CallerMistake):
     status = 401
 
 
+class RoleMissing(CallerMistake):
+    """The principal is known and lacks the role this needs."""
+
+    code = "role_missing"
+    status = 403
+
+
 class NotFound(CallerMistake):
     """There is no such thing for this principal: missing and foreign are the same answer."""
 

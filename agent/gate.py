@@ -60,8 +60,14 @@ class Gate:
         draft = Decision(call_id=use.call_id, tool=use.tool, verdict=Verdict.DENY, code="")
         try:
             tool = self._known(use)
+            contract = tool.contract
             draft = draft.model_copy(
-                update={"contract_sha256": tool.contract.sha256(), "queued": tool.contract.queued},
+                update={
+                    "contract_sha256": contract.sha256(),
+                    "queued": contract.queued,
+                    "effect": contract.effect,
+                    "shown_to_user": contract.shown_to_user,
+                }
             )
             self._enabled(use)
             arguments, typed = _frozen(tool, use)

@@ -16,9 +16,12 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from opentelemetry import trace
 
-from agent.errors import InputInvalid, InputTooLarge, MediaTypeUnsupported, NotFound
-from lambdas import problems
+from agent import tracing
+from agent.errors import CallerMistake, InputInvalid, InputTooLarge, MediaTypeUnsupported, NotFound, RoleMissing
+from agent.identity import Principal, Role
+from lambdas import problems, telemetry
 from lambdas.claims import require_principal
 
 JSON = "application/json"
@@ -45,7 +48,7 @@ def resolver() -> APIGatewayRestResolver:
                 error = problems.of_validation(error)
             case NotFoundError():
                 error = NotFound("there is no such resource")
-        return problems.to_response(error, request_id=app.context.get("request_id"), logger=logger)
+        return _refused(error, app.context.get("request_id"))
 
     app.exception_handler(Exception)(refuse)
     return app
@@ -65,12 +68,32 @@ def answer(
         principal = require_principal(event, client_ids)
         event = {**event, **_require_json_text(event)}
     except Exception as error:  # noqa: BLE001 - this is where every error of a request becomes its answer
-        answered = problems.to_proxy(problems.to_response(error, request_id=request_id, logger=logger))
+        answered = problems.to_proxy(_refused(error, request_id))
     else:
         app.context.update(principal=principal, room=room, request_id=request_id)
         answered = app.resolve(event, context)
     answered["multiValueHeaders"] |= {"Cache-Control": ["no-store"], "X-Content-Type-Options": ["nosniff"]}
+    trace.get_current_span().set_attribute("http.response.status_code", answered["statusCode"])
     return answered
+
+
+def require_user(app: APIGatewayRestResolver) -> Principal:
+    """Return who calls, where that is somebody who may ask the agent.
+
+    Raises:
+        RoleMissing: it is a person of another role only.
+    """
+    principal: Principal = app.context["principal"]
+    if Role.USER not in principal.roles:
+        raise RoleMissing(f"this needs the role {Role.USER}; ask your administrator for it")
+    return principal
+
+
+def _refused(error: Exception, request_id: str | None) -> Response[str]:
+    if not isinstance(error, CallerMistake):
+        tracing.fail(trace.get_current_span(), type(error).__name__)
+        logger.error("the request failed", extra={"gateway_request_id": request_id, **telemetry.describe(error)})
+    return problems.to_response(error, request_id=request_id)
 
 
 def _require_json_text(event: Mapping[str, Any]) -> dict[str, Any]:

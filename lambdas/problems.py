@@ -4,9 +4,7 @@ A document has a stable `code` and, where there is one, the offending `field`. I
 name, a key, or anything of what the caller sent but the name of a field.
 """
 
-import traceback
 from http import HTTPStatus
-from logging import Logger
 from typing import Any
 
 from aws_lambda_powertools.event_handler import Response
@@ -22,7 +20,7 @@ MAX_FIELD_CHARACTERS = 200
 _MEANING = {
     400: "The request is not what the API takes; `field` names where.",
     401: "No access token, or not one for this API.",
-    403: "The gateway or its firewall let the request no further.",
+    403: "The caller lacks the role, or the firewall let the request no further.",
     404: "There is no such thing for the caller; missing and foreign are one answer.",
     409: "The run is not in the state this needs, or the `Idempotency-Key` came with another body.",
     413: "The body, or a field of it, has too many bytes.",
@@ -45,8 +43,8 @@ class Problem(BaseModel):
     request_id: str | None = Field(default=None, description="To quote when asking for help.")
 
 
-def to_response(error: Exception, *, request_id: str | None, logger: Logger) -> Response[str]:
-    """Return the answer to a request that an error ended; what is not ours is logged, by class and place alone."""
+def to_response(error: Exception, *, request_id: str | None) -> Response[str]:
+    """Return the answer to a request that an error ended."""
     headers: dict[str, str | list[str]] = {}
     match error:
         case CallerMistake():
@@ -57,10 +55,7 @@ def to_response(error: Exception, *, request_id: str | None, logger: Logger) -> 
             status, code, detail, field = error.status, error.code, str(error), None
             headers["Retry-After"] = str(error.retry_after_s)
         case _:
-            frames = traceback.extract_tb(error.__traceback__)[-6:]
-            place = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-            logger.error("%s at %s", type(error).__name__, place, extra={"request_id": request_id})
-            status, code, field = 500, KeepgateError.code, None
+            status, code, field = HTTPStatus.INTERNAL_SERVER_ERROR, KeepgateError.code, None
             detail = "Something went wrong on our side. Try again; if it happens again, quote the request's id."
     problem = Problem(
         title=HTTPStatus(status).phrase,

@@ -9,9 +9,8 @@ from typing import Any
 import boto3
 
 from local.emulator import ACCOUNT, CREDENTIALS, REGION
-from local.processes import Child, clean_environment
+from local.processes import ROOT, Child, clean_environment
 
-ROOT = Path(__file__).resolve().parent.parent
 ASSETS_BUCKET = "keepgate-local-assets"
 """Where the CLI puts the functions' code: `stacks.application` names it, and the emulator is not bootstrapped."""
 SYNTH_TIMEOUT_S, DEPLOY_TIMEOUT_S = 120, 300

@@ -64,7 +64,10 @@ def start(state: Path, *, port: int, model_url: str) -> Child:
         "TMPDIR": str(temporary),
     }
     return Child(
-        "the emulator", [sys.executable, "-m", "ministack"], environment=environment, log=state / "emulator.log"
+        "the emulator",
+        [sys.executable, "-m", "local.emulated_aws"],
+        environment=environment,
+        log=state / "emulator.log",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+ROOT = Path(__file__).resolve().parent.parent
 GRACE_S = 5.0
 
 
@@ -26,6 +27,7 @@ class Child:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
+                cwd=ROOT,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

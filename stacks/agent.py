@@ -106,12 +106,8 @@ class AgentStack(StageStack):
                 platform_shards=stage.platform_shards,
             ),
         )
-        function.may_use(
-            state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"]
-        )
-        function.may_use(
-            state.ledger, ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"]
-        )
+        function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
+        function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
         allow_model(function, read_model_id(stage.agent, stage.release))
         return function
@@ -157,7 +153,7 @@ class AgentStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
             ),
         )
-        function.may_use(state.runs, ["GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"])
+        function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )
@@ -194,10 +190,10 @@ class AgentStack(StageStack):
         )
         function.may_use(
             state.runs,
-            ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"],
+            ["GetItem", "BatchGetItem", "Query", "PutItem"],
             indexes=["by_due"],
         )
-        function.may_use(state.ledger, ["GetItem", "PutItem", "UpdateItem", "ConditionCheckItem", "Query"])
+        function.may_use(state.ledger, ["Query", "PutItem", "UpdateItem"])
         return function
 
     def _connect(self) -> None:

@@ -16,7 +16,6 @@ class ToolRights:
     """What all tools of an agent need together."""
 
     data_actions: tuple[str, ...]
-    writes_files: bool
     longest_s: int
     """The longest timeout of any contract."""
 
@@ -27,7 +26,6 @@ def read_rights(agent: str) -> ToolRights:
     contracts = [entry["contract"] for entry in lock.values()]
     return ToolRights(
         data_actions=tuple(sorted({action for contract in contracts for action in contract["data_actions"]})),
-        writes_files=any(contract["writes_files"] for contract in contracts),
         longest_s=max(contract["timeout_s"] for contract in contracts),
     )
 

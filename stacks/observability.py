@@ -83,6 +83,10 @@ class ObservabilityStack(StageStack):
                     _graph("Function throttles", *map(_throttles, self._functions)),
                 ],
                 [
+                    _graph("Runs ended, by reason", _ended(stage, "RunsEnded")),
+                    _graph("Micro-dollars spent by ended runs, by reason", _ended(stage, "CostMicros")),
+                ],
+                [
                     _graph("Longest invocation, ms", *map(_longest, self._functions)),
                     _graph("Tool jobs", _depth(queue), running, _depth(self._dead_letters)),
                 ],
@@ -134,6 +138,18 @@ class ObservabilityStack(StageStack):
             self._queue.metric_approximate_age_of_oldest_message(period=PERIOD),
             QUEUE_PATIENCE.to_seconds(),
         )
+        alarm(
+            "platform-budget-spent",
+            "The platform's budget of this month is spent, so all runs end: raise the limit, or find who spends.",
+            _runs_ended(stage, "budget_platform"),
+            0,
+        )
+        alarm(
+            "runs-failing",
+            "Runs end with internal_error: read run_agent's log.",
+            _runs_ended(stage, "internal_error"),
+            0,
+        )
         alarm("server-errors", "The API answers 5xx: read the shim's log.", _server_errors(self._api), 0, periods=2)
         cloudwatch.Alarm(
             self,
@@ -170,3 +186,16 @@ def _depth(queue: sqs.IQueue) -> cloudwatch.Metric:
 
 def _server_errors(api: apigateway.RestApi) -> cloudwatch.Metric:
     return api.metric_server_error(period=PERIOD, statistic="Sum")
+
+
+def _runs_ended(stage: Stage, reason: str) -> cloudwatch.Metric:
+    """Return how many runs the agent ended for `reason` (`agent.events.EndReason`); see `lambdas.telemetry`."""
+    dimensions = {"service": "run_agent", "stage": stage.name, "reason": reason}
+    return cloudwatch.Metric(
+        namespace="Keepgate", metric_name="RunsEnded", dimensions_map=dimensions, period=PERIOD, statistic="Sum"
+    )
+
+
+def _ended(stage: Stage, metric: str) -> cloudwatch.MathExpression:
+    search = f'{{Keepgate,reason,service,stage}} MetricName="{metric}" stage="{stage.name}"'
+    return cloudwatch.MathExpression(expression=f"SEARCH('{search}', 'Sum')", using_metrics={}, label="", period=PERIOD)

@@ -4,7 +4,8 @@ Its rights are generated from the agent's contracts, so a tool that needs no wri
 false` beside the leading keys is what keeps out requests that name no key, such as Scan: `ForAllValues` holds for none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aws_cdk import aws_iam as iam
 from constructs import Construct
@@ -48,24 +49,22 @@ class DataRole(Construct):
             ).with_session_tags(),
         )
         if rights.data_actions:
-            self._may(
-                rights.data_actions,
-                state.tenant_data.table_arn,
-                {
-                    "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [f"T#{TENANT}"]},
-                    "Null": {"dynamodb:LeadingKeys": "false"},
-                },
-            )
+            own_items = {
+                "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [f"T#{TENANT}"]},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            }
+            self._may(rights.data_actions, state.tenant_data.table_arn, own_items)
             self._may(TABLE_KEY_ACTIONS, state.key.key_arn, via("dynamodb"))
-        if rights.writes_files:
-            prefix = f"T/{TENANT}/*"
-            accept(
-                self.role,
-                "Objects have names of their own; the prefix is the tenant of the session's tag.",
-                f"AwsSolutions-IAM5[Resource::{state.files_arn_export}/{prefix.replace('${', '<').replace('}', '>')}]",
-            )
-            self._may(["s3:PutObject"], f"{state.files_arn}/{prefix}", None)
-            self._may(["kms:GenerateDataKey", "kms:Decrypt"], state.key.key_arn, via("s3"))
+        # Whatever the contracts say: a result too large for the log goes to the bucket, in the tenant's name.
+        own_files = f"T/{TENANT}/*"
+        self._may(["s3:PutObject"], f"{state.files_arn}/{own_files}", None)
+        self._may(["kms:GenerateDataKey", "kms:Decrypt"], state.key.key_arn, via("s3"))
+        found = own_files.replace("${", "<").replace("}", ">")
+        accept(
+            self.role,
+            "Objects have names of their own; the prefix is the tenant of the session's tag.",
+            f"AwsSolutions-IAM5[Resource::{state.files_arn_export}/{found}]",
+        )
 
-    def _may(self, actions: Iterable[str], resource: str, conditions: dict[str, dict[str, object]] | None) -> None:
+    def _may(self, actions: Iterable[str], resource: str, conditions: Mapping[str, Any] | None) -> None:
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[resource], conditions=conditions))

@@ -21,10 +21,12 @@ class Problem:
     code: str
     title: str
     detail: str
+    field: str | None = None
 
-    def to_json(self) -> str:
+    def to_json(self, **more: str) -> str:
         """Return the document."""
-        return json.dumps({"type": "about:blank", **asdict(self)})
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps({"type": "about:blank", **known, **more})
 
 
 NOT_SIGNED_IN = Problem(
@@ -45,7 +47,7 @@ PROBLEMS: Mapping[apigateway.ResponseType, Problem] = {
     Kind.WAF_FILTERED: Problem(403, "request_blocked", "Forbidden", "The firewall refused this request."),
     Kind.MISSING_AUTHENTICATION_TOKEN: NO_ROUTE,  # what the gateway calls a path or method it doesn't know
     Kind.RESOURCE_NOT_FOUND: NO_ROUTE,
-    Kind.BAD_REQUEST_BODY: Problem(400, "invalid_input", "Bad Request", "body: it must be a JSON object."),
+    Kind.BAD_REQUEST_BODY: Problem(400, "invalid_input", "Bad Request", "Send a JSON object.", "body"),
     Kind.BAD_REQUEST_PARAMETERS: Problem(400, "invalid_input", "Bad Request", "A parameter is missing or malformed."),
     Kind.UNSUPPORTED_MEDIA_TYPE: Problem(415, "unsupported_media_type", "Unsupported Media Type", "Send JSON."),
     Kind.REQUEST_TOO_LARGE: TOO_LARGE,
@@ -63,6 +65,8 @@ def answer_with_problems(scope: Construct, api: apigateway.RestApi) -> None:
     """Give the gateway's own answers the form of the API's problems."""
     for kind, problem in {**PROBLEMS, **DEFAULTS}.items():
         headers = {"Content-Type": f"'{MEDIA_TYPE}'"}
+        if problem is NOT_SIGNED_IN:
+            headers["WWW-Authenticate"] = "'Bearer'"
         if problem is TOO_MANY:
             headers["Retry-After"] = "'5'"
         apigateway.GatewayResponse(
@@ -72,5 +76,5 @@ def answer_with_problems(scope: Construct, api: apigateway.RestApi) -> None:
             type=kind,
             status_code=str(problem.status) if kind in PROBLEMS else None,
             response_headers=headers,
-            templates={"application/json": problem.to_json()},
+            templates={"application/json": problem.to_json(request_id="$context.requestId")},
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from local.deployment import ROOT
+from local.processes import ROOT
 from tests.e2e.running_cloud import Api, RunningCloud
 
 START_TIMEOUT_S = 120

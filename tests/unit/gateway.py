@@ -3,7 +3,9 @@
 import copy
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 CLIENT = "4client0of0the0pool0000000"
 STAGE = "v1"
@@ -58,18 +60,15 @@ ANNA = "11111111-1111-4111-8111-111111111111"
 BEN = "22222222-2222-4222-8222-222222222222"
 
 
-class Context:
+class Context(LambdaContext):
     """What Lambda tells a function about its invocation."""
 
-    function_name = "shim"
-    memory_limit_in_mb = 512
-    invoked_function_arn = "arn:aws:lambda:eu-central-1:000000000000:function:shim"
-    aws_request_id = "00000000-0000-4000-8000-000000000001"
+    _aws_request_id = "00000000-0000-4000-8000-000000000001"
 
     def __init__(self, left_ms: int = 29_000) -> None:
         self._left_ms = left_ms
 
-    def get_remaining_time_in_millis(self) -> int:
+    def get_remaining_time_in_millis(self) -> int:  # type: ignore[override]  # a static method there
         return self._left_ms
 
 
@@ -81,7 +80,7 @@ class Answer:
 
     @property
     def body(self) -> dict[str, Any]:
-        return json.loads(self.text or "")
+        return cast(dict[str, Any], json.loads(self.text or ""))
 
     @classmethod
     def read(cls, answered: dict[str, Any]) -> "Answer":
@@ -111,10 +110,10 @@ def request(
         "headers": sent,
         "multiValueHeaders": {name: [value] for name, value in sent.items()},
         "queryStringParameters": query,
-        "multiValueQueryStringParameters": query and {name: [value] for name, value in query.items()},
+        "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} if query else None,
         "body": json.dumps(body, ensure_ascii=ascii_only) if body is not None else raw,
     }
     event["requestContext"] |= {"httpMethod": method, "path": f"/{STAGE}{path}"}
-    merged = {**event["requestContext"]["authorizer"]["claims"], **(claims or {})}
+    merged: dict[str, Any] = {**event["requestContext"]["authorizer"]["claims"], **(claims or {})}
     event["requestContext"]["authorizer"]["claims"] = {k: v for k, v in merged.items() if v is not None}
     return event

@@ -28,7 +28,8 @@ def trigger(tenant: object, groups: list[str] | None, scopes: list[str] | None =
         },
         "response": {"claimsAndScopeOverrideDetails": None},
     }
-    return handler(event, Context())["response"]["claimsAndScopeOverrideDetails"]
+    change: dict[str, Any] = handler(event, Context())["response"]["claimsAndScopeOverrideDetails"]
+    return change
 
 
 def test_the_access_token_gets_the_tenant_and_the_scope_and_known_roles_only() -> None:
@@ -69,7 +70,7 @@ def test_the_door_makes_a_principal_of_what_the_trigger_put_in() -> None:
         "cognito:groups": ",".join(added["groupOverrideDetails"]["groupsToOverride"]),
     }
     principal = require_principal(request("GET", "/runs", claims=claims), frozenset({CLIENT}))
-    assert (principal.tenant_id, principal.roles) == ("acme", {Role.OPERATOR, Role.USER})
+    assert (principal.tenant_id, principal.roles) == ("acme", frozenset({Role.OPERATOR, Role.USER}))
 
 
 def test_no_client_is_trusted_where_none_is_configured() -> None:

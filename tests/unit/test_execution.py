@@ -1,10 +1,10 @@
 """Room 3 runs what the log shows as decided, under the contract's bounds, and nothing else."""
 
 import json
+import logging
 import sys
 import threading
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,31 +12,20 @@ from pydantic import BaseModel, Field
 
 from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
 from agent.events import (
-    Decision,
     EndReason,
     Event,
-    ModelCompleted,
     Payload,
-    RunClaimed,
-    RunCreated,
     RunEnded,
     Status,
     ToolCompleted,
     ToolOutcomeUnknown,
-    ToolStarted,
-    ToolUse,
     Verdict,
 )
-from agent.execution import ToolRoom, execute
-from agent.identity import Principal, Role
-from agent.ports import NewRun
-from agent.testing.clock import FakeClock
+from agent.execution import execute
+from agent.ports import ToolReply
+from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.run_log import MemoryRunLog
-from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
-from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, by_name, sha256_of, tool
-
-RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
-CALL = "call_1_0"
+from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, sha256_of, tool
 
 
 class Note(Arguments):
@@ -80,64 +69,15 @@ def once(tested: Tool[Any]) -> Tool[Any]:
     return replace(tested, contract=tested.contract.model_copy(update={"mode": "once"}))
 
 
-class Desk:
-    """A run of acme's, whose log the test writes."""
-
+class Desk(DecidedRun):
     def __init__(self, tested: Tool[Any] = note) -> None:
-        self.tool = tested
-        self.log = MemoryRunLog()
-        self.table = MemoryTable()
-        self.clock = FakeClock()
-        self.room = ToolRoom(
-            log=self.log, tools=by_name([tested]), access=MemoryTenantAccess(self.table), clock=self.clock
-        )
-        person = Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER}))
-        created = RunCreated(
-            principal=person,
-            input="?",
-            release="r",
-            deadline_at=self.clock.now() + timedelta(hours=1),
-            limit_micros=1,
-        )
-        event = Event(
-            tenant_id="acme", run_id=RUN, seq=1, at=self.clock.now(), epoch=0, nonce="n", release="r", data=created
-        )
-        self.header = self.log.create(NewRun(event=event, idempotency_key=None, body_sha256=""))
-        self.append(RunClaimed(owner="o", epoch=1, lease_until=self.clock.now() + timedelta(minutes=5)))
+        super().__init__(tested)
 
-    def append(self, *payloads: Payload) -> None:
-        self.header = self.log.append(self.header, payloads, at=self.clock.now())
+    def ask(self, text: str = "hello", *, times: int = 1, **changes: Any) -> None:
+        self.decide({"text": text, "times": times}, **changes)
 
-    def decide(self, text: str = "hello", *, call_id: str = CALL, turn: int = 1, **changes: Any) -> None:
-        arguments: dict[str, Any] = {"text": text, "times": changes.pop("times", 1)}
-        decision = Decision(
-            call_id=call_id,
-            tool="note",
-            verdict=Verdict.ALLOW,
-            code="allowed",
-            arguments=arguments,
-            arguments_sha256=sha256_of(arguments),
-            contract_sha256=self.tool.contract.sha256(),
-        ).model_copy(update=changes)
-        self.append(
-            ModelCompleted(
-                turn=turn,
-                attempt=1,
-                model_id="m",
-                content=(ToolUse(call_id=call_id, tool="note", arguments=arguments),),
-                stop_reason="tool_use",
-                usage=None,
-                cost_micros=0,
-                duration_ms=1,
-                decisions=(decision,),
-            )
-        )
-
-    def start(self, call_id: str = CALL) -> None:
-        self.append(ToolStarted(call_id=call_id, tool="note"))
-
-    def run(self, text: str = "hello", **changes: Any) -> Any:
-        self.decide(text, **changes)
+    def run(self, text: str = "hello", *, times: int = 1) -> ToolReply:
+        self.ask(text, times=times)
         self.start()
         return execute(self.room, "acme", RUN, CALL)
 
@@ -159,7 +99,7 @@ def test_a_decided_and_started_call_runs_with_the_runs_principal_and_the_calls_k
 
 def test_another_tenants_run_is_refused_like_a_missing_one() -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     desk.start()
     foreign = refused(desk, tenant_id="globex")
     assert foreign == refused(desk, run_id="run_01JABCDEFGHJKMNPQRSTVWXYZ1") == "there is no such run"
@@ -168,7 +108,7 @@ def test_another_tenants_run_is_refused_like_a_missing_one() -> None:
 def test_a_call_nobody_decided_is_refused() -> None:
     desk = Desk()
     assert "no decision" in refused(desk)
-    desk.decide()
+    desk.ask()
     desk.start()
     assert "no decision" in refused(desk, call_id="call_1_1")
 
@@ -176,14 +116,14 @@ def test_a_call_nobody_decided_is_refused() -> None:
 @pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.ASK])
 def test_a_call_that_was_not_allowed_is_refused_even_when_started(verdict: Verdict) -> None:
     desk = Desk()
-    desk.decide(verdict=verdict)
+    desk.ask(verdict=verdict)
     desk.start()
     assert str(verdict) in refused(desk)
 
 
 def test_a_call_that_was_not_started_is_refused() -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     assert "not been started" in refused(desk)
 
 
@@ -196,7 +136,7 @@ def test_a_call_that_was_not_started_is_refused() -> None:
 )
 def test_a_call_with_a_result_is_refused(end: Payload) -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     desk.start()
     desk.append(end)
     assert "result" in refused(desk)
@@ -204,7 +144,7 @@ def test_a_call_with_a_result_is_refused(end: Payload) -> None:
 
 def test_a_call_of_an_ended_run_is_refused() -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     desk.start()
     desk.append(RunEnded(status=Status.CANCELLED, reason=EndReason.CANCELLED, message="."))
     assert "over" in refused(desk)
@@ -212,22 +152,22 @@ def test_a_call_of_an_ended_run_is_refused() -> None:
 
 def test_a_call_of_an_earlier_turn_is_refused() -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     desk.start()
-    desk.decide(turn=2, call_id="call_2_0")
+    desk.ask(turn=2, call_id="call_2_0")
     assert "newest turn" in refused(desk)
 
 
 def test_a_call_decided_under_another_contract_is_refused() -> None:
     desk = Desk()
-    desk.decide(contract_sha256=sha256_of("another"))
+    desk.ask(contract_sha256=sha256_of("another"))
     desk.start()
     assert "another contract" in refused(desk)
 
 
 def test_a_call_of_a_tool_that_is_gone_is_refused() -> None:
     desk = Desk()
-    desk.decide()
+    desk.ask()
     desk.start()
     desk.room = replace(desk.room, tools={})
     assert "another contract" in refused(desk)
@@ -235,7 +175,7 @@ def test_a_call_of_a_tool_that_is_gone_is_refused() -> None:
 
 def test_arguments_that_are_not_the_decided_ones_are_refused() -> None:
     desk = Desk()
-    desk.decide(arguments={"text": "something else", "times": 1})
+    desk.decide({"text": "something else", "times": 1}, arguments_sha256=sha256_of({"text": "hello", "times": 1}))
     desk.start()
     assert "not the ones" in refused(desk)
 
@@ -243,7 +183,7 @@ def test_arguments_that_are_not_the_decided_ones_are_refused() -> None:
 def test_decided_arguments_that_do_not_fit_the_tool_are_refused() -> None:
     desk = Desk()
     arguments = {"text": "x", "more": True}
-    desk.decide(arguments=arguments, arguments_sha256=sha256_of(arguments))
+    desk.decide(arguments)
     desk.start()
     assert "do not fit" in refused(desk)
 
@@ -258,13 +198,19 @@ def test_a_tools_own_error_is_a_bounded_result_with_its_code() -> None:
 
 
 @pytest.mark.parametrize("text", ["break", "exit"])
-def test_an_unexpected_end_is_a_result_without_internals(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    reply = Desk().run(text)
+def test_an_unexpected_end_is_a_result_without_internals(text: str) -> None:
+    handler = Listening()
+    logger = logging.getLogger("agent.execution")
+    logger.addHandler(handler)
+    try:
+        reply = Desk().run(text)
+    finally:
+        logger.removeHandler(handler)
     assert reply.outcome == "error"
     assert json.loads(reply.content)["error"] == "tool_failed"
-    assert "secret" not in reply.content + caplog.text
+    [record] = handler.told
+    assert "secret" not in reply.content + str(record.__dict__)
     assert "ValueError" not in reply.content
-    [record] = caplog.records
     assert getattr(record, "tool", None) == "note"
     assert "test_execution.py:" in str(getattr(record, "at", "")) or text == "exit"
 
@@ -320,6 +266,17 @@ def test_a_once_tool_that_breaks_off_is_lost_and_not_failed(text: str) -> None:
 
 def test_a_once_tools_own_error_is_still_a_result() -> None:
     assert Desk(once(note)).run("fail").outcome == "error"
+
+
+class Listening(logging.Handler):
+    """Keeps what is logged, whatever another test has set the loggers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record)
 
 
 class Unreachable(MemoryRunLog):

@@ -1,7 +1,7 @@
 """Whole streams of every kind of run are judged by AG-UI's own client, from every position a reader can stand at."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ def read(run: WrittenRun, *, after: Cursor = BEGINNING, with_deltas: bool = True
 
 
 def wire(said: list[Positioned]) -> list[dict[str, Any]]:
-    return [json.loads(positioned.to_json()) for positioned in said]
+    return [json.loads(positioned.json) for positioned in said]
 
 
 def types(said: list[Positioned]) -> list[str]:
@@ -225,7 +225,7 @@ def test_no_run_and_no_pattern_of_reconnects_ever_violates_the_protocol(
         assert read(run, after=at_once[had - 1].cursor) == at_once[had:]
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
     "an end without a beginning": lambda events: events[1:],
     "something after the end": lambda events: [*events, events[1]],
     "no end": lambda events: events[:-1],

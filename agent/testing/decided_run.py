@@ -1,0 +1,95 @@
+"""A run whose log the test writes: to try room 3, and a team's tools, on calls in any state."""
+
+from datetime import timedelta
+from typing import Any
+
+from agent.events import (
+    Decision,
+    Event,
+    ModelCompleted,
+    Payload,
+    RunClaimed,
+    RunCreated,
+    ToolQueued,
+    ToolStarted,
+    ToolUse,
+    Verdict,
+)
+from agent.execution import ToolRoom
+from agent.identity import Principal, Role
+from agent.ports import NewRun, RunLog
+from agent.testing.clock import FakeClock
+from agent.testing.run_log import MemoryRunLog
+from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
+from agent.tools import Tool, by_name, sha256_of
+
+RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
+CALL = "call_1_0"
+
+
+class DecidedRun:
+    """A claimed run of `u-1` at `acme`, with one tool and a tool room over tables in memory."""
+
+    def __init__(self, tool: Tool[Any], *, log: RunLog | None = None) -> None:
+        self.tool = tool
+        self.log: RunLog = log or MemoryRunLog()
+        self.table = MemoryTable()
+        self.clock = FakeClock()
+        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock)
+        now = self.clock.now()
+        created = RunCreated(
+            principal=Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER})),
+            input="?",
+            release="r",
+            deadline_at=now + timedelta(hours=1),
+            limit_micros=1,
+        )
+        event = Event(tenant_id="acme", run_id=RUN, seq=1, at=now, epoch=0, nonce="n", release="r", data=created)
+        self.header = self.log.create(NewRun(event=event, idempotency_key=None, body_sha256=""))
+        self.append(RunClaimed(owner="o", epoch=1, lease_until=now + timedelta(minutes=5)))
+
+    def append(self, *payloads: Payload) -> None:
+        """Append as the holder, to the log as it stands."""
+        current = self.log.header("acme", RUN) or self.header
+        self.header = self.log.append(current, payloads, at=self.clock.now())
+
+    def decide(self, arguments: dict[str, Any], *, call_id: str = CALL, turn: int = 1, **changes: Any) -> None:  # noqa: ANN401 - any field
+        """Append an answer whose one call is allowed; `changes` are fields of the decision to be wrong on purpose."""
+        contract = self.tool.contract
+        decision = Decision(
+            call_id=call_id,
+            tool=contract.name,
+            verdict=Verdict.ALLOW,
+            code="allowed",
+            arguments=arguments,
+            arguments_sha256=sha256_of(arguments),
+            contract_sha256=contract.sha256(),
+            queued=contract.queued,
+        ).model_copy(update=changes)
+        answer = ModelCompleted(
+            turn=turn,
+            attempt=1,
+            model_id="m",
+            content=(ToolUse(call_id=call_id, tool=contract.name, arguments=arguments),),
+            stop_reason="tool_use",
+            usage=None,
+            cost_micros=0,
+            duration_ms=1,
+            decisions=(decision,),
+        )
+        self.append(answer)
+
+    def start(self, call_id: str = CALL, attempt: int = 1) -> None:
+        """Append that the call begins."""
+        self.append(ToolStarted(call_id=call_id, tool=self.tool.contract.name, attempt=attempt))
+
+    def queue(self, call_id: str = CALL, *, wait_s: float = 600) -> None:
+        """Append that the call goes through the queue."""
+        due_at = self.clock.now() + timedelta(seconds=wait_s)
+        self.append(ToolQueued(call_id=call_id, tool=self.tool.contract.name, due_at=due_at))
+
+    def payloads(self) -> list[Payload]:
+        """Return what the log says after the model's answer."""
+        events = [event.data for event in self.log.events("acme", RUN)]
+        answers = [position for position, data in enumerate(events) if isinstance(data, ModelCompleted)]
+        return events[answers[-1] + 1 :] if answers else []

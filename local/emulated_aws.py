@@ -1,0 +1,80 @@
+"""ministack, with what its IAM lacks and the tenants' walls are made of: `python -m local.emulated_aws`.
+
+It knows neither policy variables (`${aws:PrincipalTag/tenant_id}`) nor the condition key `dynamodb:LeadingKeys`, and it
+speaks no TLS, which bucket and queue demand. So our policies, which are the same as on AWS, would refuse every tool its
+own tenant's data. Both are added here, in the functions that everything goes through, and the loopback counts as TLS;
+the end-to-end tests show that the walls hold, and fail should the emulator change. It is meant for our tables and
+policies: of all variables only those that name a caller's tag are known.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ministack import app
+from ministack.core import iam_actions, iam_evaluator
+
+PARTITION_KEY = "pk"
+"""In all of our tables."""
+VARIABLE = re.compile(r"\$\{(aws:PrincipalTag/[^}]+)\}", re.IGNORECASE)
+EQUALITY = re.compile(r"([#\w]+)\s*=\s*(:\w+)")
+
+
+def add_missing_pieces() -> None:
+    """Put them into the emulator's modules, before it serves."""
+    pin_origin = app.pin_request_origin
+    known_context, first_match = iam_actions.dynamodb_service_context, iam_evaluator._first_match  # noqa: SLF001
+
+    def context_with_leading_keys(body: bytes) -> dict[str, Any]:
+        context: dict[str, Any] = known_context(body)
+        keys = list(leading_keys(json.loads(body))) if context else []
+        return context | ({"dynamodb:LeadingKeys": keys} if keys else {})
+
+    def first_match_with_variables(ctx: Any, statements: list[Any], effect: str) -> Any:  # noqa: ANN401
+        filled = [with_variables(statement, ctx.principal_keys) for statement in statements]
+        return first_match(ctx, filled, effect)
+
+    def pin_secure_origin(source_ip: str, _: bool) -> None:
+        pin_origin(source_ip, True)
+
+    app.pin_request_origin = pin_secure_origin
+    iam_actions.dynamodb_service_context = context_with_leading_keys
+    iam_evaluator._first_match = first_match_with_variables  # noqa: SLF001 - there is no public place for it
+
+
+def leading_keys(request: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the partition keys that a request to DynamoDB names; none for those that name none, such as Scan."""
+    for item in (request.get("Key"), request.get("Item")):
+        if item and PARTITION_KEY in item:
+            yield next(iter(item[PARTITION_KEY].values()))
+    names, values = request.get("ExpressionAttributeNames", {}), request.get("ExpressionAttributeValues", {})
+    for name, value in EQUALITY.findall(request.get("KeyConditionExpression", "")):
+        if names.get(name, name) == PARTITION_KEY:
+            yield next(iter(values[value].values()))
+    # A query in the old form, a batch of reads, and a transaction.
+    condition = request.get("KeyConditions", {}).get(PARTITION_KEY, {})
+    for value in condition.get("AttributeValueList", []):
+        yield next(iter(value.values()))
+    requests = request.get("RequestItems", {}).values()
+    for inner in (*(r for r in requests if isinstance(r, dict)), *request.get("TransactItems", [])):
+        parts = [{"Key": key} for key in inner.get("Keys", [])] or list(inner.values())
+        for part in parts:
+            yield from leading_keys(part)
+
+
+def with_variables(statement: Any, caller: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the emulator's own type
+    """Return a policy statement with the caller's tags in the place of its variables."""
+    written = json.dumps([statement.resources, statement.not_resources, statement.conditions])
+    if not VARIABLE.search(written):
+        return statement
+    # A variable without a value stays as it is written, and so matches nothing.
+    filled = VARIABLE.sub(lambda found: json.dumps(str(caller.get(found[1].lower(), found[0])))[1:-1], written)
+    resources, not_resources, conditions = json.loads(filled)
+    return replace(statement, resources=resources, not_resources=not_resources, conditions=conditions)
+
+
+if __name__ == "__main__":
+    add_missing_pieces()
+    app.main()

@@ -1,0 +1,89 @@
+"""The same tests for every implementation of a port: in memory, and AWS's with moto at the other end of the wire."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto import mock_aws
+
+from agent.aws.dynamodb import Backoff
+from tests.contracts.wire import Wire
+
+NO_SDK_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
+"""So that a fault reaches the adapter; what the SDK itself mends is not what is tested here."""
+
+
+def _keys(*names: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "KeyType": kind} for name, kind in names]
+
+
+def create_table(client: Any, name: str, **indexes: tuple[str, str]) -> None:
+    """Create a table as the infrastructure does: pk and sk, and indexes that hold the keys and the status."""
+    attributes = {"pk", "sk"} | {key for keys in indexes.values() for key in keys}
+    client.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=_keys(("pk", "HASH"), ("sk", "RANGE")),
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in sorted(attributes)],
+        **(
+            {
+                "GlobalSecondaryIndexes": [
+                    {
+                        "IndexName": index,
+                        "KeySchema": _keys((keys[0], "HASH"), (keys[1], "RANGE")),
+                        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status"]},
+                    }
+                    for index, keys in indexes.items()
+                ]
+            }
+            if indexes
+            else {}
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def _aws() -> Iterator[tuple[Callable[[str], Any], Wire]]:
+    wire = Wire()
+    clients: dict[str, Any] = {}
+    session = boto3.Session("test", "test", region_name="eu-central-1")  # no credentials but these
+
+    def client(service: str) -> Any:
+        if service not in clients:
+            made: Any = session.client(service, config=NO_SDK_RETRIES)  # type: ignore[call-overload] # any name
+            clients[service] = wire.plug(made)
+        return clients[service]
+
+    with mock_aws():
+        yield client, wire
+
+
+@pytest.fixture
+def aws(_aws: tuple[Callable[[str], Any], Wire]) -> Callable[[str], Any]:
+    """Clients of services that moto plays."""
+    return _aws[0]
+
+
+@pytest.fixture
+def wire(_aws: tuple[Callable[[str], Any], Wire]) -> Wire:
+    _aws[1].reset()
+    return _aws[1]
+
+
+class Sleeps(list[float]):
+    """Stands for `time.sleep`: notes how long, and takes no time."""
+
+    def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+@pytest.fixture
+def sleeps() -> Sleeps:
+    return Sleeps()
+
+
+@pytest.fixture
+def backoff(sleeps: Sleeps) -> Backoff:
+    return Backoff(sleep=sleeps, random=lambda: 1.0)

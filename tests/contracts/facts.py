@@ -1,0 +1,72 @@
+"""Facts to fill logs with."""
+
+from datetime import UTC, datetime, timedelta
+
+from ulid import ULID
+
+from agent.events import (
+    CancelRequested,
+    Event,
+    ModelCompleted,
+    RunClaimed,
+    RunCreated,
+    Text,
+    Usage,
+)
+from agent.identity import Principal, Role
+from agent.ports import NewRun
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def new_run(
+    *,
+    tenant: str = "acme",
+    user: str = "ann",
+    key: str | None = None,
+    body: str = "b1",
+    session: str | None = None,
+    at: datetime = NOW,
+    text: str = "Where is order 1001?",
+    run_id: str | None = None,
+) -> NewRun:
+    created = RunCreated(
+        principal=Principal(tenant_id=tenant, user_id=user, roles=frozenset({Role.USER})),
+        input=text,
+        session_id=session,
+        release="support-desk-1",
+        deadline_at=at + timedelta(minutes=10),
+        limit_micros=50_000,
+    )
+    event = Event(
+        tenant_id=tenant,
+        run_id=run_id or f"run_{ULID()}",
+        seq=1,
+        at=at,
+        epoch=0,
+        nonce=str(ULID()),
+        release="support-desk-1",
+        data=created,
+    )
+    return NewRun(event=event, idempotency_key=key, body_sha256=body)
+
+
+def claim(epoch: int = 1, *, owner: str = "request-1", at: datetime = NOW) -> RunClaimed:
+    return RunClaimed(owner=owner, epoch=epoch, lease_until=at + timedelta(minutes=4))
+
+
+def cancel(by: str = "ann") -> CancelRequested:
+    return CancelRequested(by=by)
+
+
+def answered(text: str = "It is on its way.") -> ModelCompleted:
+    return ModelCompleted(
+        turn=1,
+        attempt=1,
+        model_id="model",
+        content=(Text(text=text),),
+        stop_reason="end_turn",
+        usage=Usage(input_tokens=10, output_tokens=5),
+        cost_micros=7,
+        duration_ms=12,
+    )
