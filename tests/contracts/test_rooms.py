@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
+from agent.testing.written_run import CALL, RUN, WrittenRun
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
@@ -20,7 +21,6 @@ from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable,
 from agent.events import ToolCompleted
 from agent.ports import ToolReply, ToolRunner
 from agent.testing.rooms import InProcessToolRunner
-from agent.testing.written_run import CALL, RUN, WrittenRun
 from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
@@ -175,9 +175,7 @@ def test_only_ids_travel_and_the_caller_waits_longer_than_the_tool(
     assert aws_lambda.read_timeouts == [17]
 
 
-def test_what_did_not_begin_is_tried_again(
-    lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps
-) -> None:
+def test_what_did_not_begin_is_tried_again(lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps) -> None:
     aws_lambda.faults = [
         response(429, {"Reason": "ConcurrentInvocationLimitExceeded"}, code="TooManyRequestsException"),
         EndpointConnectionError(endpoint_url="https://lambda"),
