@@ -175,9 +175,7 @@ def test_only_ids_travel_and_the_caller_waits_longer_than_the_tool(
     assert aws_lambda.read_timeouts == [17]
 
 
-def test_what_did_not_begin_is_tried_again(
-    lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps
-) -> None:
+def test_what_did_not_begin_is_tried_again(lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps) -> None:
     aws_lambda.faults = [
         response(429, {"Reason": "ConcurrentInvocationLimitExceeded"}, code="TooManyRequestsException"),
         EndpointConnectionError(endpoint_url="https://lambda"),
