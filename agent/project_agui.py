@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 from ag_ui.core import (
@@ -113,9 +114,10 @@ class Positioned:
     cursor: Cursor
     event: BaseEvent
 
-    def to_json(self) -> str:
-        """Return the event as it goes over the wire."""
-        return self.event.model_dump_json(by_alias=True)
+    @cached_property
+    def json(self) -> str:
+        """The event as it goes over the wire: in ASCII, because many readers split lines at U+2028, too."""
+        return self.event.model_dump_json(by_alias=True, ensure_ascii=True)
 
 
 @dataclass

@@ -16,8 +16,8 @@ from agent.record import require_own_run
 
 MAX_WAIT_S = 20
 """Below the gateway's 29 seconds for an answer."""
-MAX_PAGE_CHARACTERS = 1_000_000
-"""A function's answer may have 6 MB; escaping and UTF-8 take up to six times the characters."""
+MAX_PAGE_BYTES = 1_000_000
+"""After which a page ends. A function's answer may have 6 MB, and one event is far below 2."""
 BATCH = 200
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
@@ -69,13 +69,13 @@ def read_page(
 
 def _new(log: RunLog, tenant_id: str, run_id: str, view: Projection) -> list[Positioned]:
     said: list[Positioned] = []
-    room_left = MAX_PAGE_CHARACTERS
+    room_left = MAX_PAGE_BYTES
     while not view.is_over:
         batch = log.events(tenant_id, run_id, after=view.seq, limit=BATCH)
         for event in batch:
             new = view.feed(event)
             said += new
-            room_left -= sum(len(positioned.to_json()) for positioned in new)
+            room_left -= sum(len(positioned.json) for positioned in new)
             if room_left <= 0:
                 return said
         if len(batch) < BATCH:

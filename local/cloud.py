@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.aws.tenant_data import load
 from local import deployment, emulator, people
 from local.bedrock_wire import BedrockServer, scripted_server
 from local.openai_model import OpenAiModel
 from local.processes import Child
+from support_desk import seed
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Announces a step and, at its end, how long it took."""
@@ -95,6 +97,9 @@ def _seed(cloud: Cloud) -> None:
     with closing(deployment.client("cognito-idp", cloud.port)) as cognito:
         for person in cloud.people:
             people.sign_up(cognito, cloud.outputs["UserPoolId"], person)
+    with closing(deployment.client("dynamodb", cloud.port)) as dynamodb:
+        for tenant in seed.TENANTS:
+            load(dynamodb, cloud.outputs["TenantTable"], tenant, seed.items(tenant))
 
 
 def _clear(state: Path) -> None:

@@ -31,7 +31,7 @@ def read(run: WrittenRun, *, after: Cursor = BEGINNING, with_deltas: bool = True
 
 
 def wire(said: list[Positioned]) -> list[dict[str, Any]]:
-    return [json.loads(positioned.to_json()) for positioned in said]
+    return [json.loads(positioned.json) for positioned in said]
 
 
 def types(said: list[Positioned]) -> list[str]:

@@ -29,7 +29,7 @@ def after(question: str, *rounds: list[tuple[Any, str]]) -> Answer:
         brought = [
             {
                 "toolUseId": call.tool_use_id,
-                "content": [{"text": f"<data>{json.dumps(content)}</data>"}],
+                "content": [{"text": json.dumps({"notice": "data", "data": content})}],
                 "status": status,
             }
             for call, (content, status) in zip(calls, results, strict=True)

@@ -17,7 +17,7 @@ from agent.events import (
 )
 from agent.execution import ToolRoom
 from agent.identity import Principal, Role
-from agent.ports import NewRun
+from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -27,12 +27,12 @@ RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
 CALL = "call_1_0"
 
 
-class WrittenRun:
+class DecidedRun:
     """A claimed run of `u-1` at `acme`, with one tool and a tool room over tables in memory."""
 
-    def __init__(self, tool: Tool[Any]) -> None:
+    def __init__(self, tool: Tool[Any], *, log: RunLog | None = None) -> None:
         self.tool = tool
-        self.log = MemoryRunLog()
+        self.log: RunLog = log or MemoryRunLog()
         self.table = MemoryTable()
         self.clock = FakeClock()
         self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock)
