@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.aws.tenant_data import load
 from local import deployment, emulator, people
 from local.bedrock_wire import BedrockServer, scripted_server
 from local.openai_model import OpenAiModel
 from local.processes import Child
+from support_desk import seed
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Announces a step and, at its end, how long it took."""
@@ -64,6 +66,7 @@ def running(state: Path, *, port: int, model: ModelServer | None, step: Step) ->
     """
     emulator.require_free(port)
     _clear(state)
+    (state / "traces.jsonl").unlink(missing_ok=True)
     with ExitStack() as stack:
         stack.callback(_clear, state)
         with step("starting the emulator and the model"):
@@ -95,6 +98,9 @@ def _seed(cloud: Cloud) -> None:
     with closing(deployment.client("cognito-idp", cloud.port)) as cognito:
         for person in cloud.people:
             people.sign_up(cognito, cloud.outputs["UserPoolId"], person)
+    with closing(deployment.client("dynamodb", cloud.port)) as dynamodb:
+        for tenant in seed.TENANTS:
+            load(dynamodb, cloud.outputs["TenantTable"], tenant, seed.items(tenant))
 
 
 def _clear(state: Path) -> None:

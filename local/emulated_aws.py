@@ -1,9 +1,10 @@
-"""ministack, with the two pieces that its IAM lacks and a tenant's walls are made of: `python -m local.emulated_aws`.
+"""ministack, with what its IAM lacks and the tenants' walls are made of: `python -m local.emulated_aws`.
 
-It knows neither policy variables (`${aws:PrincipalTag/tenant_id}`) nor the condition key `dynamodb:LeadingKeys`, so our
-policies, which are the same as on AWS, would refuse every tool its own tenant's data. Both are added here, in the two
-functions that everything goes through; the end-to-end tests show that they hold, and fail should the emulator change.
-It is meant for our tables and policies: of all variables only those that name a caller's tag are known.
+It knows neither policy variables (`${aws:PrincipalTag/tenant_id}`) nor the condition key `dynamodb:LeadingKeys`, and it
+speaks no TLS, which bucket and queue demand. So our policies, which are the same as on AWS, would refuse every tool its
+own tenant's data. Both are added here, in the functions that everything goes through, and the loopback counts as TLS;
+the end-to-end tests show that the walls hold, and fail should the emulator change. It is meant for our tables and
+policies: of all variables only those that name a caller's tag are known.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 
 PARTITION_KEY = "pk"
@@ -21,7 +23,8 @@ EQUALITY = re.compile(r"([#\w]+)\s*=\s*(:\w+)")
 
 
 def add_missing_pieces() -> None:
-    """Put both pieces into the emulator's modules, before it serves."""
+    """Put them into the emulator's modules, before it serves."""
+    pin_origin = app.pin_request_origin
     known_context, first_match = iam_actions.dynamodb_service_context, iam_evaluator._first_match  # noqa: SLF001
 
     def context_with_leading_keys(body: bytes) -> dict[str, Any]:
@@ -33,6 +36,10 @@ def add_missing_pieces() -> None:
         filled = [with_variables(statement, ctx.principal_keys) for statement in statements]
         return first_match(ctx, filled, effect)
 
+    def pin_secure_origin(source_ip: str, _: bool) -> None:
+        pin_origin(source_ip, True)
+
+    app.pin_request_origin = pin_secure_origin
     iam_actions.dynamodb_service_context = context_with_leading_keys
     iam_evaluator._first_match = first_match_with_variables  # noqa: SLF001 - there is no public place for it
 
@@ -69,7 +76,5 @@ def with_variables(statement: Any, caller: Mapping[str, Any]) -> Any:  # noqa: A
 
 
 if __name__ == "__main__":
-    from ministack.app import main
-
     add_missing_pieces()
-    main()
+    app.main()

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TENANTS = ("acme", "globex")
+from support_desk.seed import TENANTS
+
 PEOPLE: Mapping[str, tuple[str, ...]] = {
     "user": ("user",),
     "colleague": ("user",),

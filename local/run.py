@@ -147,8 +147,8 @@ def curl_line(url: str, token: str) -> str:
     """Return a line for any shell that asks, waits for the end (until then the result is a 409) and prints it."""
     return (
         f"T={token}; curl -sS {url}/runs -H \"Authorization: Bearer $T\" -H 'Content-Type: application/json' "
-        f"-d '{{\"input\": \"{QUESTION}\"}}' | grep -o 'run_[0-9A-Z]*' | head -n 1 | xargs -I RUN "
-        f'curl -sf --retry 60 --retry-delay 1 --retry-all-errors {url}/runs/RUN/result -H "Authorization: Bearer $T"'
+        f"-d '{{\"input\": \"{QUESTION}\"}}' | grep -oE 'run_[0-9A-Z]{{26}}' | head -n 1 | xargs -I{{}} "
+        f'curl -sf --retry 60 --retry-delay 1 --retry-all-errors {url}/runs/{{}}/result -H "Authorization: Bearer $T"'
     )
 
 

@@ -92,7 +92,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A Converse request, read: the newest question, what came before it, and what tools have brought since."""
+    """A Converse request, read: the newest question, the earlier ones, and what tools have brought since."""
 
     question: str
     earlier: str
@@ -119,7 +119,7 @@ def read(body: Mapping[str, Any]) -> Conversation:
     tools = (body.get("toolConfig") or {}).get("tools", [])
     return Conversation(
         question=_text(messages[start]),
-        earlier="\n".join(_text(message) for message in messages[:start]),
+        earlier="\n".join(_text(message) for message in messages[:start] if message["role"] == "user"),
         schemas={t["toolSpec"]["name"]: t["toolSpec"]["inputSchema"]["json"] for t in tools if "toolSpec" in t},
         rounds=sum(1 for message in since if _blocks(message, "toolUse")),
         results=tuple(
@@ -284,16 +284,13 @@ def _text(message: Mapping[str, Any]) -> str:
 
 
 def _content(result: Mapping[str, Any]) -> JsonValue:
-    """Return what a tool brought, as JSON where it is, also from within a mark that calls it data."""
+    """Return what a tool brought: JSON where it is, and without the notice beside what comes from outside."""
     parts = result["content"]
-    if parts and "json" in parts[0]:
-        document: JsonValue = parts[0]["json"]
-        return document
     text = "\n".join(part["text"] for part in parts if "text" in part)
-    for opening in re.finditer(r"[{\[]", text):
-        try:
-            found: JsonValue = json.JSONDecoder().raw_decode(text, opening.start())[0]
-        except json.JSONDecodeError:
-            continue
-        return found
-    return text
+    try:
+        content: JsonValue = parts[0]["json"] if "json" in parts[0] else json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    if isinstance(content, dict) and content.keys() == {"notice", "data"}:
+        return content["data"]
+    return content

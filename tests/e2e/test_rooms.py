@@ -67,7 +67,6 @@ def test_an_iam_user_without_the_grant_invokes_no_function(cloud: RunningCloud, 
         ("ShimFunction", "ToolFunction"),
         ("ToolFunction", "ToolFunction"),
         ("ToolFunction", "AgentFunction"),
-        ("AgentFunction", "AgentFunction"),
         ("AgentFunction", "ShimFunction"),
     ],
 )
