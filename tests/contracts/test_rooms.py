@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
+from agent.testing.written_run import CALL, RUN, WrittenRun
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
@@ -19,8 +20,8 @@ from agent.aws.tool_queue import SqsToolQueue
 from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable, ToolLost
 from agent.events import ToolCompleted
 from agent.ports import ToolReply, ToolRunner
-from agent.testing.rooms import InProcessToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
+from agent.testing.rooms import InProcessToolRunner
 from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
