@@ -7,7 +7,6 @@ from typing import Any
 
 import boto3
 import pytest
-from agent.testing.written_run import CALL, RUN, WrittenRun
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
