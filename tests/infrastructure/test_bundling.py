@@ -25,21 +25,21 @@ def _top(folder: Path) -> set[str]:
 
 
 def test_the_bundles_have_the_source_and_the_packages_that_functions_import(bundles: bundling.Bundles) -> None:
-    for folder in (bundles.people, bundles.rooms):
+    for folder in (bundles.doors, bundles.agent):
         assert {*bundling.SOURCES, "boto3", "pydantic", "aws_lambda_powertools", "opentelemetry"} <= _top(folder)
         assert (folder / "support_desk" / "contracts.lock.json").is_file()
         assert _top(folder).isdisjoint({"aws_cdk", "pytest", "ministack", "stacks", "local", "tests", "bin"})
 
 
-def test_the_peoples_room_carries_no_policy_engine(bundles: bundling.Bundles) -> None:
-    assert "cedarpy" in _top(bundles.rooms)
-    assert _top(bundles.rooms) - _top(bundles.people) == {
-        name for name in _top(bundles.rooms) if name.startswith("cedarpy")
+def test_only_the_function_that_decides_carries_the_policy_engine(bundles: bundling.Bundles) -> None:
+    assert "cedarpy" in _top(bundles.agent)
+    assert _top(bundles.agent) - _top(bundles.doors) == {
+        name for name in _top(bundles.agent) if name.startswith("cedarpy")
     }
 
 
 def test_every_binary_is_for_the_processor_and_the_python_of_the_functions(bundles: bundling.Bundles) -> None:
-    binaries = list(bundles.rooms.rglob("*.so"))
+    binaries = list(bundles.agent.rglob("*.so"))
     assert len(binaries) >= 2
     for binary in binaries:
         assert int.from_bytes(binary.read_bytes()[18:20], "little") == AARCH64, binary.name
@@ -47,7 +47,7 @@ def test_every_binary_is_for_the_processor_and_the_python_of_the_functions(bundl
 
 
 def test_bytecode_is_compiled_for_the_runtime_and_never_checked_against_its_source(bundles: bundling.Bundles) -> None:
-    compiled = bundles.people / "lambdas" / "__pycache__" / "shim.cpython-313.pyc"
+    compiled = bundles.doors / "lambdas" / "__pycache__" / "shim.cpython-313.pyc"
     interpreter = bundling.find_interpreter(bundling.RUNTIME_PYTHON)
     assert compiled.exists() is (interpreter is not None)
     if interpreter is not None:
@@ -75,7 +75,7 @@ def test_without_an_interpreter_of_the_runtime_a_build_warns_loudly(
 ) -> None:
     monkeypatch.setattr(bundling, "BUILD", tmp_path)
     monkeypatch.setattr(bundling, "find_interpreter", lambda version: None)
-    folder = bundling.with_packages().people
+    folder = bundling.with_packages().doors
     assert "WARNING: no Python 3.13 found" in capsys.readouterr().err
     assert not list(folder.rglob("*.pyc"))
 
@@ -92,13 +92,13 @@ def test_an_unchanged_bundle_is_built_once_and_a_changed_source_makes_another(
     (root / "agent" / "__pycache__" / "loop.cpython-311.pyc").write_bytes(MAGIC_NUMBER)
     monkeypatch.setattr(bundling, "ROOT", root)
     monkeypatch.setattr(bundling, "BUILD", tmp_path / "build")
-    first = bundling.source_only().rooms
+    first = bundling.source_only().doors
     built = first.stat().st_ctime_ns
-    again = bundling.source_only().rooms
+    again = bundling.source_only().doors
     assert (again, again.stat().st_ctime_ns) == (first, built)
     assert [p.name for p in first.rglob("*") if p.is_file()] == ["loop.py"]
     module.write_text("a = 2\n")
-    second = bundling.source_only().rooms
+    second = bundling.source_only().doors
     assert second != first
     assert _top(tmp_path / "build") == {second.name}, "an older bundle is not kept"
 
@@ -112,4 +112,4 @@ def test_the_app_synthesizes_a_stage_as_the_cdk_command_asks_for_it(bundles: bun
     assert '"ThrottlingRateLimit": 3' in edge
     staged = [path for path in tmp_path.glob("asset.*") if (path / "lambdas").is_dir()]
     assert sorted((path / "cedarpy").exists() for path in staged) == [False, True]
-    assert {_top(path) == _top(bundles.people) for path in staged} == {True, False}
+    assert {_top(path) == _top(bundles.doors) for path in staged} == {True, False}
