@@ -66,6 +66,7 @@ def running(state: Path, *, port: int, model: ModelServer | None, step: Step) ->
     """
     emulator.require_free(port)
     _clear(state)
+    (state / "traces.jsonl").unlink(missing_ok=True)
     with ExitStack() as stack:
         stack.callback(_clear, state)
         with step("starting the emulator and the model"):

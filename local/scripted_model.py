@@ -92,7 +92,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A Converse request, read: the newest question, what came before it, and what tools have brought since."""
+    """A Converse request, read: the newest question, the earlier ones, and what tools have brought since."""
 
     question: str
     earlier: str
@@ -119,7 +119,7 @@ def read(body: Mapping[str, Any]) -> Conversation:
     tools = (body.get("toolConfig") or {}).get("tools", [])
     return Conversation(
         question=_text(messages[start]),
-        earlier="\n".join(_text(message) for message in messages[:start]),
+        earlier="\n".join(_text(message) for message in messages[:start] if message["role"] == "user"),
         schemas={t["toolSpec"]["name"]: t["toolSpec"]["inputSchema"]["json"] for t in tools if "toolSpec" in t},
         rounds=sum(1 for message in since if _blocks(message, "toolUse")),
         results=tuple(

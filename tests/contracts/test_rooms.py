@@ -19,8 +19,8 @@ from agent.aws.tool_queue import SqsToolQueue
 from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable, ToolLost
 from agent.events import ToolCompleted
 from agent.ports import ToolReply, ToolRunner
+from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner
-from agent.testing.written_run import CALL, RUN, WrittenRun
 from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
@@ -50,8 +50,8 @@ def say(args: Say, context: ToolContext) -> Said:
 
 
 @pytest.fixture
-def run() -> WrittenRun:
-    return WrittenRun(say)
+def run() -> DecidedRun:
+    return DecidedRun(say)
 
 
 class Lambda:
@@ -98,7 +98,7 @@ def context() -> Any:
 
 
 @pytest.fixture
-def aws_lambda(run: WrittenRun) -> Lambda:
+def aws_lambda(run: DecidedRun) -> Lambda:
     """Lambda with the real door of run_tool behind it, over the run's own tool room."""
     tell = telemetry.start(Settings(stage="test", service="run_tool", trace_exporter="none"))
     door = run_tool.door(run.room, tell, end_process=lambda _: None)
@@ -106,7 +106,7 @@ def aws_lambda(run: WrittenRun) -> Lambda:
 
 
 @pytest.fixture(params=["in process", "lambda"])
-def runner(request: pytest.FixtureRequest, run: WrittenRun) -> ToolRunner:
+def runner(request: pytest.FixtureRequest, run: DecidedRun) -> ToolRunner:
     if request.param == "in process":
         return InProcessToolRunner(run.room)
     aws_lambda: Lambda = request.getfixturevalue("aws_lambda")
@@ -120,13 +120,13 @@ def called(runner: ToolRunner, call_id: str = CALL, **changes: str) -> ToolReply
 # --- tool runners -----------------------------------------------------------------------------------------------------
 
 
-def test_a_decided_call_runs_and_answers(runner: ToolRunner, run: WrittenRun) -> None:
+def test_a_decided_call_runs_and_answers(runner: ToolRunner, run: DecidedRun) -> None:
     run.decide({"text": "hellö"})
     run.start()
     assert called(runner) == ToolReply("ok", '{"text":"hellö"}', None, 0)
 
 
-def test_a_tools_own_failure_is_an_answer(runner: ToolRunner, run: WrittenRun) -> None:
+def test_a_tools_own_failure_is_an_answer(runner: ToolRunner, run: DecidedRun) -> None:
     run.decide({"text": "fail"})
     run.start()
     reply = called(runner)
@@ -134,7 +134,7 @@ def test_a_tools_own_failure_is_an_answer(runner: ToolRunner, run: WrittenRun) -
     assert json.loads(reply.content) == {"error": "hoarse", "message": "The voice is gone."}
 
 
-def test_a_call_that_is_not_decided_not_started_or_over_is_refused(runner: ToolRunner, run: WrittenRun) -> None:
+def test_a_call_that_is_not_decided_not_started_or_over_is_refused(runner: ToolRunner, run: DecidedRun) -> None:
     with pytest.raises(CallNotDecided):
         called(runner)
     run.decide({"text": "hello"})
@@ -149,7 +149,7 @@ def test_a_call_that_is_not_decided_not_started_or_over_is_refused(runner: ToolR
         called(runner)
 
 
-def test_what_a_broken_once_tool_did_is_not_known(runner: ToolRunner, run: WrittenRun) -> None:
+def test_what_a_broken_once_tool_did_is_not_known(runner: ToolRunner, run: DecidedRun) -> None:
     run.decide({"text": "break"})
     run.start()
     with pytest.raises(ToolLost):
@@ -160,7 +160,7 @@ def test_what_a_broken_once_tool_did_is_not_known(runner: ToolRunner, run: Writt
 
 
 @pytest.fixture
-def lambda_runner(aws_lambda: Lambda, run: WrittenRun, backoff: Backoff) -> LambdaToolRunner:
+def lambda_runner(aws_lambda: Lambda, run: DecidedRun, backoff: Backoff) -> LambdaToolRunner:
     run.decide({"text": "hello"})
     run.start()
     return LambdaToolRunner(aws_lambda.client_for, "run_tool", backoff=backoff)
@@ -175,9 +175,7 @@ def test_only_ids_travel_and_the_caller_waits_longer_than_the_tool(
     assert aws_lambda.read_timeouts == [17]
 
 
-def test_what_did_not_begin_is_tried_again(
-    lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps
-) -> None:
+def test_what_did_not_begin_is_tried_again(lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps) -> None:
     aws_lambda.faults = [
         response(429, {"Reason": "ConcurrentInvocationLimitExceeded"}, code="TooManyRequestsException"),
         EndpointConnectionError(endpoint_url="https://lambda"),

@@ -12,6 +12,8 @@ from typing import Any
 import boto3
 import httpx
 
+from local import people
+
 ENDED = {"completed", "failed", "cancelled", "expired"}
 
 
@@ -135,6 +137,16 @@ class RunningCloud:
     @contextmanager
     def api(self, person: str) -> Iterator[Api]:
         with self.anonymous(Authorization=f"Bearer {self.token(person)}") as http:
+            yield Api(http)
+
+    @contextmanager
+    def newcomer(self, tenant: str, groups: tuple[str, ...]) -> Iterator[Api]:
+        """Sign up a person with these roles, and sign them in."""
+        person = people.Person(f"{tenant}-{secrets.token_hex(4)}", tenant, groups, "A-long-enough-1-password")
+        cognito = self.aws("cognito-idp")
+        people.sign_up(cognito, self.output("UserPoolId"), person)
+        token = people.sign_in(cognito, self.output("UserPoolClientId"), person)
+        with self.anonymous(Authorization=f"Bearer {token}") as http:
             yield Api(http)
 
     def anonymous(self, **headers: str) -> httpx.Client:

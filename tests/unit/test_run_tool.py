@@ -113,11 +113,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             )
         region = {"LocationConstraint": "eu-central-1"}
         boto3.client("s3").create_bucket(Bucket=SETTINGS.bucket, CreateBucketConfiguration=region)  # type: ignore[arg-type] # a name of the stubs' list
-        for built in (wiring._dynamodb, wiring._sts):
-            built.cache_clear()
+        wiring._client.cache_clear()
         yield client
-    for built in (wiring._dynamodb, wiring._sts):
-        built.cache_clear()
+    wiring._client.cache_clear()
 
 
 def test_the_wired_room_reads_the_tenants_items_and_writes_its_file(aws: Any) -> None:

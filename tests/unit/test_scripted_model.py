@@ -100,9 +100,9 @@ def test_a_draft_holds_the_facts_that_were_looked_up() -> None:
     assert "Blue Heron Freight" in arguments["body"]
 
 
-def test_a_question_that_refers_back_is_about_the_order_of_the_text_before() -> None:
+def test_a_question_that_refers_back_is_about_the_order_of_the_question_before() -> None:
     earlier = [
-        {"role": "assistant", "content": [{"text": "Order 1002 is shipped."}]},
+        {"role": "assistant", "content": [{"text": "Order 1002 is shipped, it cost 43800."}]},
         {"role": "user", "content": [{"text": "Who is its carrier?"}]},
     ]
     said = answer(read(conversation("Where is order 1002?", *earlier)))
