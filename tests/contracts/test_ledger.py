@@ -341,5 +341,8 @@ def test_what_each_step_costs_in_calls(dynamodb: Make, wire: Wire) -> None:
     ledger.give_back(ended(granted=40, unspent=30), at=NOW)
     assert wire.calls == {"Query": 1, "TransactWriteItems": 1}
     wire.calls.clear()
+    ledger.give_back(ended(granted=40, unspent=30), at=NOW)
+    assert wire.calls == {"Query": 1}
+    wire.calls.clear()
     ledger.balances("acme", "ann", at=NOW)
     assert wire.calls == {"BatchGetItem": 1}
