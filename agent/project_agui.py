@@ -4,8 +4,7 @@ An allow-list: the user's own input, the answer's text, tool names and statuses;
 decision says `shown_to_user`; of a denied call that it was denied, never why. Sequence rules are those that AG-UI's
 client enforces: nothing after the end, nothing left open.
 
-A reader's position is `seq.index.offset`: after the event with this index among those that log entry `seq` gives
-rise to, and for text after so many characters of the answer. Text has the same offsets whether it comes from the
+A reader's position is a `Cursor`. Text has the same offsets whether it comes from the
 short-lived deltas or, once they are gone or were lost, from `model.completed`; so position and log alone say what a
 reader has not had, whichever pieces it came in. Nothing else is ever said while an answer is open.
 
@@ -18,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
 
 from ag_ui.core import (
     AssistantMessage,
@@ -45,7 +43,7 @@ from ag_ui.core import (
     UserMessage,
 )
 
-from agent.errors import InputInvalid
+from agent.cursor import BEGINNING, Cursor
 from agent.events import (
     Decision,
     Delta,
@@ -78,33 +76,6 @@ _TEXT = 3
 _A_CALL = 4
 """How many indexes a call takes in `model.completed`: start, arguments, end, and the result of a denied one."""
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-
-
-@dataclass(frozen=True, order=True)
-class Cursor:
-    """A reader's position: everything up to here has been delivered."""
-
-    seq: int
-    index: int
-    offset: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.seq}.{self.index}.{self.offset}"
-
-    @classmethod
-    def parse(cls, text: str, *, field: str) -> Self:
-        """Return the position that `str` wrote.
-
-        Raises:
-            InputInvalid: it is none; `field` says where it came from.
-        """
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){2}", text, re.ASCII):
-            raise InputInvalid("a position is the id of an event of this run", field=field)
-        seq, index, offset = map(int, text.split("."))
-        return cls(seq, index, offset)
-
-
-BEGINNING = Cursor(0, 0)
 
 
 @dataclass(frozen=True)
