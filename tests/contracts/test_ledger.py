@@ -17,7 +17,8 @@ from agent.limits import Limits
 from agent.ports import Balance, Grant, Ledger
 from agent.runlog import RunHeader, advance
 from agent.testing.ledger import MemoryLedger
-from tests.contracts.conftest import Sleeps, create_table
+from agent.testing.tables import create_table
+from tests.contracts.conftest import Sleeps
 from tests.contracts.facts import NOW, new_run
 from tests.contracts.racing import race
 from tests.contracts.wire import Fault, Wire, cancelled, error, first, lose_reply, lose_request
