@@ -1,4 +1,4 @@
-"""What the cloud on a laptop lacks: the stage `local` leaves these resource types out of its templates, nothing else.
+"""What the local stage leaves out of its templates: types the emulator lacks, and policies that demand TLS of it.
 
 A test holds the list against the emulator that is installed, so that it stays as short as it can be.
 """
