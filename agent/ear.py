@@ -43,22 +43,27 @@ class Background(Generic[T]):
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._run, produce), daemon=True).start()
 
-    def read(self, hear: Callable[[], None], *, timeout_s: float) -> Iterator[T]:
+    def read(self, hear: Callable[[], None], *, until: float) -> Iterator[T]:
         """Yield items until every producer has ended, calling `hear` at least every `listen_every_s`.
 
+        `until` is a moment of the clock's `monotonic`. It also bounds how long this waits for items, so that a clock
+        which stands still does not make it wait for ever.
+
         Raises:
-            TimeIsUp: not over within `timeout_s`.
+            TimeIsUp: not over by `until`.
             BaseException: whatever `hear` or a producer raised.
         """
         heard = self._clock.monotonic()
-        end = heard + timeout_s
+        patience = until - heard
         while self._open:
-            left = end - self._clock.monotonic()
+            left = min(patience, until - self._clock.monotonic())
             if left <= 0:
                 raise TimeIsUp
+            wait = min(self._listen_every_s, left)
             try:
-                item = self._items.get(timeout=min(self._listen_every_s, left))
+                item = self._items.get(timeout=wait)
             except queue.Empty:
+                patience -= wait
                 hear()
                 heard = self._clock.monotonic()
                 continue

@@ -86,7 +86,7 @@ def _stream(
     ) as span:
         call.start(lambda: run.runtime.model.stream(request, timeout_s=timeout_s))
         try:
-            for part in call.read(run.hear, timeout_s=timeout_s):
+            for part in call.read(run.hear, until=begun_at + timeout_s):
                 if not answer.take(part):
                     break
                 if isinstance(part, TextDelta):
@@ -100,7 +100,7 @@ def _stream(
             outcome = _failed(run, started, answer, error)
         except RunFailed:
             # The end is recorded first; then `loop.settle` reads on for the usage.
-            run.interrupted = lambda: _drained(call, answer, run.runtime.drain_s)
+            run.interrupted = lambda: _drained(call, answer, until=clock.monotonic() + run.runtime.drain_s)
             raise
         finally:
             if run.interrupted is None:
@@ -157,10 +157,10 @@ def _failed(run: HeldRun, started: ModelStarted, answer: Answer, error: ModelErr
     )
 
 
-def _drained(call: Background[ModelPart], answer: Answer, seconds: float) -> Usage | None:
-    """Read an interrupted stream on for its usage, for so long, and give it up."""
+def _drained(call: Background[ModelPart], answer: Answer, *, until: float) -> Usage | None:
+    """Read an interrupted stream on for its usage, and then give it up."""
     try:
-        for part in call.read(lambda: None, timeout_s=seconds):
+        for part in call.read(lambda: None, until=until):
             if not answer.take(part):
                 break
     except (TimeIsUp, ModelError):

@@ -142,11 +142,12 @@ def _send(run: HeldRun) -> None:
 
 def _run_batch(run: HeldRun, batch: Batch) -> None:
     """Run calls side by side and note their results. A call whose end is not seen stays open, and is judged next."""
+    until = run.runtime.clock.monotonic() + _patience_s(batch)
     calls = Background[Payload](run.runtime.clock, listen_every_s=run.runtime.listen_every_s)
     for decision, contract in batch:
         calls.start(partial(_call, run, decision, contract))
     try:
-        for result in calls.read(run.hear, timeout_s=_patience_s(batch)):
+        for result in calls.read(run.hear, until=until):
             run.note(result)
     except TimeIsUp:
         pass

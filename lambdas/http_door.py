@@ -44,7 +44,7 @@ def resolver() -> APIGatewayRestResolver:
 
     def refuse(error: Exception) -> Response[str]:
         match error:
-            case RequestValidationError() if not problems.is_of_answer(error):
+            case RequestValidationError():
                 error = problems.of_validation(error)
             case NotFoundError():
                 error = NotFound("there is no such resource")

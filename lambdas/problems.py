@@ -69,11 +69,6 @@ def to_response(error: Exception, *, request_id: str | None) -> Response[str]:
     return Response(status_code=status, content_type=MEDIA_TYPE, body=body, headers=headers)
 
 
-def is_of_answer(error: RequestValidationError) -> bool:
-    """Whether it was our own answer that failed its validation: the resolver reports both alike."""
-    return any(mistake["loc"][0] == "response" for mistake in error.errors())
-
-
 def of_validation(error: RequestValidationError) -> InputInvalid:
     """Return the caller's mistake that the first failed validation is, with the field named."""
     first: dict[str, Any] = next(iter(error.errors()))

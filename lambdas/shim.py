@@ -12,9 +12,10 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from aws_lambda_powertools.event_handler.openapi.types import OpenAPIResponse
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent import outside
+from agent import outside, tracing
 from agent.admission import Question, Room1, admit
 from agent.errors import RunNotOver
 from agent.events import EndReason, RunEnded, Status
@@ -199,7 +200,7 @@ def get_result(run_id: str) -> RunResult:
     summary="Ask for a run to end",
     description="Asking twice is harmless; asking after the end is 409 `run_over`.",
     status_code=202,
-    responses={202: _json("It will end within seconds.", RunAccepted), **documented(404, 409)},
+    responses={202: _json("It will end within seconds.", RunAccepted), **documented(400, 404, 409, 413, 415)},
 )
 def cancel_run(run_id: str) -> RunAccepted:
     """Record the wish that a run ends."""
@@ -234,6 +235,7 @@ def describe_api() -> Response[str]:
 
 
 def _accepted(header: RunHeader) -> RunAccepted:
+    trace.get_current_span().set_attribute(tracing.RUN_ID, header.run_id)
     own = f"/runs/{header.run_id}"
     links = Links(self=own, events=f"{own}/events", result=f"{own}/result", cancel=f"{own}/cancel")
     return RunAccepted(run_id=header.run_id, status=header.status, links=links)

@@ -14,7 +14,7 @@ from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
-from agent.project_agui import BEGINNING, Cursor
+from agent.cursor import BEGINNING, Cursor
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
 from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
@@ -88,9 +88,9 @@ def follow_run(
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="As `after`, and before it: what a reconnect sends.")
     ] = None,
-    accept: Annotated[str, Header(include_in_schema=False)] = "",  # OpenAPI tells it by the answers' media types
 ) -> Response[str]:
     """Return what happened in a run after a position."""
+    accept = app.current_event.headers.get("accept", "")
     wants_page = "application/json" in accept and "text/event-stream" not in accept
     field, position = ("header.last-event-id", last_event_id) if last_event_id else ("query.after", after)
     page = read_page(
@@ -114,11 +114,11 @@ def _time_left_s() -> float:
 
 
 def _as_json(page: Page) -> str:
-    entries = ",".join(f'{{"id":"{said.cursor}","event":{said.to_json()}}}' for said in page.events)
+    entries = ",".join(f'{{"id":"{said.cursor}","event":{said.json}}}' for said in page.events)
     return f'{{"events":[{entries}],"next":"{page.cursor}","over":{"true" if page.is_over else "false"}}}'
 
 
 def _as_stream(page: Page) -> str:
-    frames = [f"id: {said.cursor}\ndata: {said.to_json()}\n\n" for said in page.events]
+    frames = [f"id: {said.cursor}\ndata: {said.json}\n\n" for said in page.events]
     # A comment is a heartbeat: a reader, and whatever stands between, sees that the run is still watched.
     return "".join([f"retry: {RETRY_MS}\n\n", *(frames or [": nothing new\n\n"])])

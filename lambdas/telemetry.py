@@ -38,6 +38,8 @@ from lambdas.span_exporters import processor
 NAMESPACE = "Keepgate"
 """Of all metrics."""
 FLUSH_TIMEOUT_MS = 2000
+LIBRARIES = ("agent", "lambdas", "support_desk")
+"""Whose own loggers speak through the function's."""
 
 Handler = Callable[[dict[str, Any], Any], Any]
 
@@ -106,7 +108,7 @@ def start(settings: Settings) -> Telemetry:
     """Set up logs, metrics and traces of this process. A tracer provider that is already there is left alone."""
     logger = Logger(service=settings.service, level=os.environ.get("POWERTOOLS_LOG_LEVEL", "INFO"), utc=True)
     logger.append_keys(stage=settings.stage)
-    for name in ("agent", "lambdas", "support_desk"):
+    for name in LIBRARIES:
         library = getLogger(name)
         library.handlers = [logger.registered_handler]
         library.setLevel(logger.log_level)

@@ -5,6 +5,8 @@ this file, and a door that streams events must not pay for Cedar, the loop or a 
 Clients are built once per process, with their timeouts said aloud: the SDK's defaults wait a minute and try five times.
 """
 
+import math
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +26,10 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sts import STSClient
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
     from agent.admission import Room1
-    from agent.aws.functions import LambdaToolRunner
+    from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
     from agent.execution import ToolRoom
@@ -42,19 +42,22 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 5
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
-
 FILE_TIMEOUT_S = 30
-"""For a file of some megabytes."""
+"""For an object of the bucket."""
+TIMEOUT_STEP_S = 10
 
 
 def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
     from agent.admission import Room1
     from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
 
-    release = _release(settings.release)
-    return Room1(_run_log(settings.runs_table), LambdaWake(_lambda(), settings.agent_function), SystemClock(), release)
+    return Room1(
+        log=_run_log(settings.runs_table),
+        wake=_wake(settings.agent_function),
+        clock=SystemClock(),
+        release=_release(settings.release),
+    )
 
 
 def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
@@ -62,46 +65,7 @@ def stream_events(settings: StreamEventsSettings) -> "Room1Reader":
     from agent.aws.clock import SystemClock
     from agent.watching import Room1Reader
 
-    return Room1Reader(_run_log(settings.runs_table), SystemClock())
-
-
-def tool_room(settings: RunToolSettings) -> "ToolRoom":
-    """Return what `lambdas.run_tool` needs. After it the environment holds no credentials that a tool could pick up."""
-    import os
-
-    from agent.aws.clock import SystemClock
-    from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
-    from agent.execution import ToolRoom
-    from support_desk.tools import TOOLS
-
-    clock = SystemClock()
-    access = TenantSessions(
-        sts=_sts(),
-        role_arn=settings.data_role_arn,
-        table=settings.tenant_table,
-        bucket=settings.bucket,
-        connect=Connect(dynamodb=_tenants_dynamodb, s3=_tenants_s3),
-        clock=clock,
-    )
-    room = ToolRoom(log=_run_log(settings.runs_table), tools=TOOLS, access=access, clock=clock)
-    drop_ambient_credentials(os.environ)
-    return room
-
-
-def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
-    """Return what `lambdas.work_tool_queue` needs."""
-    from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
-    from agent.queued_calls import QueueWorker
-    from support_desk.tools import TOOLS
-
-    return QueueWorker(
-        log=_run_log(settings.runs_table),
-        tool_runner=_tool_runner(settings.tool_function),
-        wake=LambdaWake(_lambda(), settings.agent_function),
-        tools=TOOLS,
-        clock=SystemClock(),
-    )
+    return Room1Reader(log=_run_log(settings.runs_table), clock=SystemClock())
 
 
 def agent_runtime(settings: RunAgentSettings) -> "Runtime":
@@ -110,7 +74,6 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
 
     from agent.aws.bedrock import BedrockModel
     from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
     from agent.aws.tool_queue import SqsToolQueue
     from agent.policy import CedarPolicy
     from agent.pricing import Prices
@@ -122,8 +85,8 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         ledger=_ledger(settings),
         model=BedrockModel(_bedrock),
         tool_runner=_tool_runner(settings.tool_function),
-        tool_queue=SqsToolQueue(_sqs(), settings.tool_queue_url),
-        wake=LambdaWake(_lambda(), settings.agent_function),
+        tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
+        wake=_wake(settings.agent_function),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
         clock=SystemClock(),
         random=random.random,
@@ -133,16 +96,51 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
     )
 
 
+def tool_room(settings: RunToolSettings) -> "ToolRoom":
+    """Return what `lambdas.run_tool` works with, and take the function's own credentials out of its environment."""
+    from agent.aws.clock import SystemClock
+    from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
+    from agent.execution import ToolRoom
+    from support_desk.tools import TOOLS
+
+    clock = SystemClock()
+    log = _run_log(settings.runs_table)
+    access = TenantSessions(
+        sts=_client("sts"),
+        role_arn=settings.data_role_arn,
+        table=settings.tenant_table,
+        bucket=settings.bucket,
+        connect=Connect(dynamodb=_tenant_dynamodb, s3=_tenant_s3),
+        clock=clock,
+    )
+    drop_ambient_credentials(os.environ)
+    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock)
+
+
+def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
+    """Return what `lambdas.work_tool_queue` works with."""
+    from agent.aws.clock import SystemClock
+    from agent.queued_calls import QueueWorker
+    from support_desk.tools import TOOLS
+
+    return QueueWorker(
+        log=_run_log(settings.runs_table),
+        tool_runner=_tool_runner(settings.tool_function),
+        wake=_wake(settings.agent_function),
+        tools=TOOLS,
+        clock=SystemClock(),
+    )
+
+
 def sweeper(settings: SweepRunsSettings) -> "Sweeper":
     """Return what `lambdas.sweep_runs` works with."""
     from agent.aws.clock import SystemClock
-    from agent.aws.functions import LambdaWake
     from agent.sweep import Sweeper
 
     return Sweeper(
         log=_run_log(settings.runs_table),
         ledger=_ledger(settings),
-        wake=LambdaWake(_lambda(), settings.agent_function),
+        wake=_wake(settings.agent_function),
         clock=SystemClock(),
     )
 
@@ -150,7 +148,7 @@ def sweeper(settings: SweepRunsSettings) -> "Sweeper":
 def _run_log(table: str) -> "DynamoDbRunLog":
     from agent.aws.run_log import DynamoDbRunLog
 
-    return DynamoDbRunLog(_dynamodb(), table)
+    return DynamoDbRunLog(_client("dynamodb"), table)
 
 
 def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
@@ -158,22 +156,23 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
     from agent.limits import Limits
 
     limits = Limits(
-        settings.user_day_limit_micros, settings.tenant_month_limit_micros, settings.platform_month_limit_micros
+        user_day_micros=settings.user_day_limit_micros,
+        tenant_month_micros=settings.tenant_month_limit_micros,
+        platform_month_micros=settings.platform_month_limit_micros,
     )
-    return DynamoDbLedger(_dynamodb(), settings.ledger_table, limits, settings.platform_shards)
+    return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
+
+
+def _wake(function: str) -> "LambdaWake":
+    from agent.aws.functions import LambdaWake
+
+    return LambdaWake(_client("lambda"), function)
 
 
 def _tool_runner(function: str) -> "LambdaToolRunner":
     from agent.aws.functions import LambdaToolRunner
 
     return LambdaToolRunner(_patient_lambda, function)
-
-
-@cache
-def _release(name: str) -> "Release":
-    from agent.release import Release
-
-    return Release.read(_agent_folder(), name)
 
 
 def _agent_folder() -> "Path":
@@ -185,77 +184,73 @@ def _agent_folder() -> "Path":
 
 
 @cache
-def _dynamodb() -> "DynamoDBClient":
-    import boto3
+def _release(name: str) -> "Release":
+    from agent.release import Release
 
-    return boto3.client("dynamodb", config=_config())
-
-
-@cache
-def _lambda() -> "LambdaClient":
-    import boto3
-
-    return boto3.client("lambda", config=_config())
+    return Release.read(_agent_folder(), name)
 
 
-@cache
-def _patient_lambda(read_timeout_s: float) -> "LambdaClient":
-    import boto3
-
-    return boto3.client("lambda", config=_config(read_timeout_s=read_timeout_s, attempts=1))
-
-
-@cache
 def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":
-    import boto3
+    client: BedrockRuntimeClient = _patient_client("bedrock-runtime", _step(read_timeout_s))
+    return client
 
-    return boto3.client("bedrock-runtime", config=_config(read_timeout_s=read_timeout_s, attempts=1))
+
+def _patient_lambda(read_timeout_s: float) -> "LambdaClient":
+    client: LambdaClient = _patient_client("lambda", _step(read_timeout_s))
+    return client
+
+
+def _step(seconds: float) -> int:
+    """Round up, so that timeouts cut short by a lease's end don't each build a client."""
+    return math.ceil(seconds / TIMEOUT_STEP_S) * TIMEOUT_STEP_S
 
 
 @cache
-def _sqs() -> "SQSClient":
-    import boto3
+def _patient_client(service: str, read_timeout_s: int) -> Any:  # noqa: ANN401 - the caller says which
+    # No retries of the SDK: a model call's attempts are the loop's to make and to pay for, and a tool whose answer was
+    # lost must not be run again.
+    return _new(service, read_timeout_s=read_timeout_s, attempts=1)
 
-    return boto3.client("sqs", config=_config())
+
+def _tenant_dynamodb(credentials: "CredentialsTypeDef") -> "DynamoDBClient":
+    client: DynamoDBClient = _new("dynamodb", credentials=credentials)
+    return client
+
+
+def _tenant_s3(credentials: "CredentialsTypeDef") -> "S3Client":
+    client: S3Client = _new("s3", read_timeout_s=FILE_TIMEOUT_S, credentials=credentials)
+    return client
 
 
 @cache
-def _sts() -> "STSClient":
+def _client(service: str) -> Any:  # noqa: ANN401 - as above
+    return _new(service)
+
+
+def _new(
+    service: str,
+    *,
+    read_timeout_s: int = READ_TIMEOUT_S,
+    attempts: int = 3,
+    credentials: "CredentialsTypeDef | None" = None,
+) -> Any:  # noqa: ANN401 - as above
     import boto3
-
-    return boto3.client("sts", config=_config())
-
-
-def _tenants_dynamodb(session: "CredentialsTypeDef") -> "DynamoDBClient":
-    import boto3
-
-    return boto3.client(
-        "dynamodb",
-        config=_config(),
-        aws_access_key_id=session["AccessKeyId"],
-        aws_secret_access_key=session["SecretAccessKey"],
-        aws_session_token=session["SessionToken"],
-    )
-
-
-def _tenants_s3(session: "CredentialsTypeDef") -> "S3Client":
-    import boto3
-
-    return boto3.client(
-        "s3",
-        config=_config(read_timeout_s=FILE_TIMEOUT_S),
-        aws_access_key_id=session["AccessKeyId"],
-        aws_secret_access_key=session["SecretAccessKey"],
-        aws_session_token=session["SessionToken"],
-    )
-
-
-def _config(*, read_timeout_s: float = READ_TIMEOUT_S, attempts: int = 3) -> Any:  # noqa: ANN401 - imported inside
     from botocore.config import Config
 
-    return Config(
+    config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=read_timeout_s,
         retries={"mode": "standard", "total_max_attempts": attempts},
         tcp_keepalive=True,
     )
+    held = (
+        {}
+        if credentials is None
+        else {
+            "aws_access_key_id": credentials["AccessKeyId"],
+            "aws_secret_access_key": credentials["SecretAccessKey"],
+            "aws_session_token": credentials["SessionToken"],
+        }
+    )
+    make: Any = boto3.client  # it has an overload for each service's name
+    return make(service, config=config, **held)

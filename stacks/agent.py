@@ -4,8 +4,6 @@ Read it from top to bottom like the diagram of DESIGN: run_agent may call the mo
 tenant data; run_tool may assume the data role, and no model and no ledger.
 """
 
-from pathlib import Path
-
 from aws_cdk import CfnOutput, Duration
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
@@ -15,6 +13,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from lambdas.settings import RunAgentSettings, RunToolSettings, SweepRunsSettings, WorkToolQueueSettings
+from stacks.bundling import Bundles
 from stacks.config import Stage
 from stacks.constructs.data_role import DATA, DataRole
 from stacks.constructs.locked_door import lock_door
@@ -28,6 +27,8 @@ from stacks.state import StateStack
 AGENT_TIMEOUT = Duration.minutes(5)
 WAKE_PATIENCE = Duration.minutes(2)
 """How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
+WAKERS = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
+"""Who wakes the agent; itself, when its lease ends before the run."""
 MARGIN_S = 15
 """Between the timeouts of those who wait for each other: the inner one ends first and can still answer."""
 
@@ -35,10 +36,10 @@ MARGIN_S = 15
 class AgentStack(StageStack):
     """The functions behind the people's room."""
 
-    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, code: Path) -> None:
+    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, bundles: Bundles) -> None:
         super().__init__(scope, "Agent", stage)
         self._stage, self._state = stage, state
-        self._code = lambda_.Code.from_asset(str(code))
+        self._code = lambda_.Code.from_asset(str(bundles.doors))
         rights = read_rights(stage.agent)
         tool_timeout = Duration.seconds(rights.longest_s + MARGIN_S)
         worker_timeout = Duration.seconds(rights.longest_s + 2 * MARGIN_S)
@@ -61,7 +62,7 @@ class AgentStack(StageStack):
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=3),
         )
 
-        self.run_agent = self._run_agent()
+        self.run_agent = self._run_agent(lambda_.Code.from_asset(str(bundles.agent)))
         self.run_tool = self._run_tool(tool_timeout)
         self.work_tool_queue = self._work_tool_queue(worker_timeout)
         self.sweep_runs = self._sweep_runs()
@@ -80,13 +81,13 @@ class AgentStack(StageStack):
         self._connect()
         self._outputs(data)
 
-    def _run_agent(self) -> RoomFunction:
+    def _run_agent(self, code: lambda_.Code) -> RoomFunction:
         stage, state = self._stage, self._state
         function = RoomFunction(
             self,
             "RunAgent",
             stage=stage,
-            code=self._code,
+            code=code,
             timeout=AGENT_TIMEOUT,
             memory_mb=1024,
             in_wake_cycle=True,
@@ -203,8 +204,7 @@ class AgentStack(StageStack):
         self.run_agent.may_invoke(tool, agent)
         self.work_tool_queue.may_invoke(tool, agent)
         self.sweep_runs.may_invoke(agent)
-        wakers = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
-        lock_door(self.run_agent, callers=[role_arn(self, stage, door) for door in wakers])
+        lock_door(self.run_agent, callers=[role_arn(self, stage, door) for door in WAKERS])
         lock_door(self.run_tool, callers=[role_arn(self, stage, d) for d in ("run_agent", "work_tool_queue")])
 
         self.run_agent.may_invoke(self.sweep_runs.function.function_arn)

@@ -17,9 +17,7 @@ from stacks.state import StateStack
 
 FLAGS = {
     "@aws-cdk/aws-iam:minimizePolicies": True,
-    "@aws-cdk/aws-apigateway:requestValidatorUniqueId": True,
-    "@aws-cdk/aws-s3:createDefaultLoggingPolicy": True,
-    "@aws-cdk/core:checkSecretUsage": True,
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",  # state can't go while functions hold on to it
     "aws:cdk:version-reporting": False,
 }
 """CDK's feature flags, here rather than in cdk.json, so that a synth without the CLI gives the same templates."""
@@ -28,8 +26,8 @@ FLAGS = {
 def build(app: App, stage: Stage, bundles: Bundles) -> None:
     """Add the stacks of `stage`, and what checks them, to `app`, their functions made of `bundles`."""
     state = StateStack(app, stage)
-    agent = AgentStack(app, stage, state=state, code=bundles.rooms)
-    edge = EdgeStack(app, stage, state=state, code=bundles.people)
+    agent = AgentStack(app, stage, state=state, bundles=bundles)
+    edge = EdgeStack(app, stage, state=state, bundles=bundles)
     ObservabilityStack(app, stage, state=state, agent=agent, edge=edge)
     check(app)
     Tags.of(app).add("keepgate:stage", stage.name)

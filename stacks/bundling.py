@@ -1,7 +1,7 @@
 """Builds what the functions are deployed as, without Docker: packages for the Lambda runtime as uv.lock pins them.
 
-Two bundles: `rooms` has everything, `people` leaves out Cedar, which the people's room never imports. A bundle is a
-folder below build/, named by a hash of all that goes into it, so an unchanged one is built once. Bytecode is compiled
+Two bundles: `agent` has everything, `doors` leaves out Cedar, which only the function that decides imports. A bundle is
+a folder below build/, named by a hash of all that goes into it, so an unchanged one is built once. Bytecode is compiled
 ahead, because the code's folder is read-only there and every cold start would compile everything again.
 """
 
@@ -17,23 +17,23 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SOURCES = ("agent", "lambdas", "support_desk")
-NOT_FOR_PEOPLE = ("cedarpy",)
+ONLY_FOR_AGENT = ("cedarpy",)
 RUNTIME_PYTHON = (3, 13)
 PLATFORM = "aarch64-manylinux2014"
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """The folders that the functions of the people's room, and of the other rooms, are made of."""
+    """The folders that `run_agent`, and all other functions, are made of."""
 
-    people: Path
-    rooms: Path
+    agent: Path
+    doors: Path
 
 
 def source_only() -> Bundles:
     """Return bundles without packages, for the local cloud, which has them, and for tests of templates."""
     folder = _cached("source", [], _copy_sources)
-    return Bundles(people=folder, rooms=folder)
+    return Bundles(agent=folder, doors=folder)
 
 
 def with_packages() -> Bundles:
@@ -49,7 +49,7 @@ def with_packages() -> Bundles:
             f"\nWARNING: no Python {version} found: the functions go without bytecode, a cold start takes 4 to 5 times"
             f" as long.\n         Put python{version} on PATH (or `pyenv install {version}`) before you deploy.\n\n"
         )
-    return Bundles(people=_bundle("people", NOT_FOR_PEOPLE, compiler), rooms=_bundle("rooms", (), compiler))
+    return Bundles(agent=_bundle("agent", (), compiler), doors=_bundle("doors", ONLY_FOR_AGENT, compiler))
 
 
 def find_interpreter(version: tuple[int, int]) -> Path | None:
@@ -73,7 +73,7 @@ def _version_of(interpreter: Path) -> tuple[int, ...] | None:
     return tuple(map(int, said.stdout.split()))
 
 
-def _bundle(room: str, without: Sequence[str], compiler: Path | None) -> Path:
+def _bundle(name: str, without: Sequence[str], compiler: Path | None) -> Path:
     prune = [f"--prune={package}" for package in without]
     export = [_uv(), "export", "--frozen", "--quiet", "--no-default-groups", "--no-header", "--no-annotate", *prune]
     requirements = subprocess.run(export, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -87,7 +87,7 @@ def _bundle(room: str, without: Sequence[str], compiler: Path | None) -> Path:
             # A traceback names the file as it is on Lambda, not a path of the machine that built it.
             subprocess.run([*compile_all, "-s", str(folder), "-p", "/var/task", str(folder)], check=True)
 
-    return _cached(f"bundle-{room}", [requirements, str(compiler and RUNTIME_PYTHON), PLATFORM], build)
+    return _cached(f"bundle-{name}", [requirements, str(compiler and RUNTIME_PYTHON), PLATFORM], build)
 
 
 def _install(requirements: str, folder: Path) -> None:

@@ -1,12 +1,11 @@
 """Room 1, the people's: user pool, API, firewall and their functions. No model, no tool, no tenant data."""
 
-from pathlib import Path
-
 from aws_cdk import CfnOutput, Duration
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from lambdas.settings import AddClaimsSettings, ShimSettings, StreamEventsSettings
+from stacks.bundling import Bundles
 from stacks.config import Stage
 from stacks.constructs.firewall import Firewall
 from stacks.constructs.room_function import RoomFunction, function_arn
@@ -22,9 +21,9 @@ GATEWAY_PATIENCE = Duration.seconds(29)
 class EdgeStack(StageStack):
     """What the internet reaches."""
 
-    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, code: Path) -> None:
+    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, bundles: Bundles) -> None:
         super().__init__(scope, "Edge", stage)
-        assets = lambda_.Code.from_asset(str(code))
+        assets = lambda_.Code.from_asset(str(bundles.doors))
         self.add_claims = RoomFunction(
             self,
             "AddClaims",

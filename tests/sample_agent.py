@@ -55,13 +55,13 @@ def tools(effects: Counter[str]) -> Mapping[str, Tool[Any]]:
         acted("pay", context)
         return Done(done=f"paid {args.item}")
 
-    @tool(effect=Effect.READ, mode="idempotent", resource="Item::{item}", queued=True, timeout_s=600)
+    @tool(effect=Effect.READ, mode="idempotent", resource="Item::{item}", queued=True, timeout_s=60)
     def export(args: Item, context: ToolContext) -> Done:
         """Export an item; takes long, so it goes through the queue."""
         acted("export", context)
         return Done(done=f"exported {args.item}")
 
-    @tool(effect=Effect.EXTERNAL, mode="once", resource="Item::{item}", queued=True, timeout_s=600)
+    @tool(effect=Effect.EXTERNAL, mode="once", resource="Item::{item}", queued=True, timeout_s=60)
     def ship(args: Item, context: ToolContext) -> Done:
         """Ship an item; takes long, and must never happen twice."""
         acted("ship", context)
@@ -75,8 +75,8 @@ def release(**caps: int) -> Release:
     generous = {
         "max_turns": 8,
         "max_tool_calls": 20,
-        "max_duration_s": 900,
-        "max_wait_s": 600,
+        "max_duration_s": 3600,
+        "max_wait_s": 1200,
         "limit_micros": 1_000_000,
         "slice_micros": 50_000,
     }
@@ -101,6 +101,7 @@ class SampleCloud(MemoryCloud):
         **around: Any,
     ) -> None:
         self.effects: Counter[str] = Counter()
+        self.session_id: str | None = None
         self.script = ScriptedModel(*turns, failing=failing)
         around.setdefault("prices", PRICES)
         super().__init__(release(**(caps or {})), tools(self.effects), self.script, **around)

@@ -42,6 +42,7 @@ FAILURES: Mapping[str, type[ModelError]] = {
     "ModelNotReadyException": ModelUnavailable,
     "ModelErrorException": ModelUnavailable,
     "ModelStreamErrorException": ModelUnavailable,
+    "ValidationException": ModelRequestRejected,
 }
 """Bedrock's error codes; any other is a refusal where it is a 4xx, else the service's failure."""
 

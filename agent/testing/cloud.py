@@ -11,17 +11,18 @@ from datetime import timedelta
 from typing import Any
 
 from agent.admission import Question, Room1, admit
-from agent.errors import LogContended, LogMoved, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
-from agent.events import Decision, Event, Payload, ToolCompleted, ToolOutcomeUnknown, ToolStarted
-from agent.execution import ToolRoom
-from agent.held_run import MAX_MOVES, read_state
+from agent.errors import LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
+from agent.events import Event
+from agent.execution import ToolJob, ToolRoom
+from agent.held_run import read_state
 from agent.hooks import Hooks
 from agent.identity import Principal, Role
 from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
-from agent.ports import Clock, Model, Policy, RunLog
+from agent.ports import Ledger, Model, Policy, RunLog
 from agent.pricing import Prices
+from agent.queued_calls import QueueWorker, work
 from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
@@ -52,21 +53,27 @@ class MemoryCloud:
         limits: Limits = AMPLE,
         hooks: Hooks | None = None,
         strike: Strike | None = None,
+        data: MemoryTable | None = None,
+        log: RunLog | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.release = release
         self.model = model
         self.strike = strike or Strike()
         self.clock = FakeClock()
-        self.log = MemoryRunLog()
-        self.ledger = MemoryLedger(limits)
+        self.log: RunLog = log or MemoryRunLog()
+        self.ledger: Ledger = ledger or MemoryLedger(limits)
         self.queue = MemoryToolQueue()
         self.wake = MemoryWake()
-        self.tool_runner = InProcessToolRunner(ToolRoom(self.log, tools, MemoryTenantAccess(MemoryTable()), self.clock))
+        self.tool_runner = InProcessToolRunner(
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+        )
         self.invocations = 0
-        self._tools = tools
+        self.tools = tools
         self._policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
+        self._returned: list[ToolJob] = []
         self._ids = itertools.count(1)
 
     def ask(self, text: str, *, user_id: str = "ann", session_id: str | None = None, tenant_id: str = "acme") -> str:
@@ -100,7 +107,7 @@ class MemoryCloud:
             clock=self.clock,
             random=lambda: 1.0,
             releases=lambda _: self.release,
-            tools=self._tools,
+            tools=self.tools,
             prices=self._prices,
             hooks=self._hooks,
             listen_every_s=0.02,
@@ -130,44 +137,25 @@ class MemoryCloud:
             if not self.log.due_runs(self.clock.now() + timedelta(days=2), limit=1):
                 return
             self.clock.advance(61)
+            self.queue.jobs.extend(self._returned)
+            self._returned.clear()
             self._survive(lambda sweeper: sweeper.sweep(limit=100))
         raise TimeoutError(f"runs are not over after {MAX_MINUTES} minutes")
 
-    def work(self, job: tuple[str, str, str]) -> None:
-        """Work on a job of the queue, as the queue's worker does; a job that is not done is delivered again."""
-        tenant_id, run_id, call_id = job
+    def work(self, job: ToolJob) -> None:
+        """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
         process = Process(self.strike)
-        log = process.wrap(self.log, LogContended)
-        try:
-            state = read_state(log, tenant_id, run_id)
-            turn = state.turn if state and not state.is_over else None
-            if turn and call_id not in turn.results:
-                decision = next(d for d in turn.completed.decisions if d.call_id == call_id)
-                started, _ = turn.started.get(call_id, (None, 0))
-                _append_outside(log, self.clock, job, self._worked_on(process, log, job, decision, started))
-            process.wrap(self.wake, StoreUnavailable).wake(tenant_id, run_id, traceparent=None)
-        except (Killed, TryLater, ToolLost):
-            self.queue.jobs.append(job)
-
-    def _worked_on(
-        self, process: Process, log: RunLog, job: tuple[str, str, str], decision: Decision, started: ToolStarted | None
-    ) -> Payload:
-        contract = self._tools[decision.tool].contract
-        if started and contract.mode == "once":
-            return ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause="redelivered")
-        attempt = started.attempt + 1 if started else 1
-        start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=attempt)
-        _append_outside(log, self.clock, job, start)
-        runner = process.wrap(self.tool_runner, ToolLost)
-        reply = runner.run(*job, timeout_s=contract.timeout_s, traceparent=None)
-        return ToolCompleted(
-            call_id=decision.call_id,
-            tool=decision.tool,
-            outcome=reply.outcome,
-            content=reply.content,
-            object_key=reply.object_key,
-            duration_ms=reply.duration_ms,
+        worker = QueueWorker(
+            log=process.wrap(self.log, LogContended),
+            tool_runner=process.wrap(self.tool_runner, ToolLost),
+            wake=process.wrap(self.wake, StoreUnavailable),
+            tools=self.tools,
+            clock=self.clock,
         )
+        try:
+            work(worker, job, until=self.clock.now() + LEASE)
+        except (Killed, TryLater):
+            self._returned.append(job)
 
     def state(self, run_id: str, *, tenant_id: str = "acme") -> RunState:
         """Return a run's state.
@@ -198,18 +186,3 @@ class MemoryCloud:
         )
         with suppress(Killed, TryLater):
             act(sweeper)
-
-
-def _append_outside(log: RunLog, clock: Clock, job: tuple[str, str, str], payload: Payload) -> None:
-    """Append a queued call's fact, unless the run is over or the call has its result."""
-    tenant_id, run_id, call_id = job
-    for _ in range(MAX_MOVES):
-        state = read_state(log, tenant_id, run_id)
-        if state is None or state.turn is None or state.is_over or call_id in state.turn.results:
-            return
-        try:
-            log.append(state.header, [payload], at=clock.now(), outside=True)
-        except LogMoved:
-            continue
-        return
-    raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")

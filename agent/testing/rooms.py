@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agent.execution import ToolRoom, execute
+from agent.execution import ToolJob, ToolRoom, execute
 from agent.ports import PolicyDecision, PolicyQuery, ToolReply
 
 
@@ -37,9 +37,9 @@ class InProcessToolRunner:
 
 @dataclass
 class MemoryToolQueue:
-    """`ports.ToolQueue` as a list of jobs: tenant, run, call."""
+    """`ports.ToolQueue` as a list of jobs."""
 
-    jobs: deque[tuple[str, str, str]] = field(default_factory=deque)
+    jobs: deque[ToolJob] = field(default_factory=deque)
 
     def send(
         self,
@@ -47,10 +47,10 @@ class MemoryToolQueue:
         run_id: str,
         call_id: str,
         *,
-        traceparent: str | None,  # noqa: ARG002 - the port's
+        traceparent: str | None,
     ) -> None:
         """See `ports.ToolQueue`."""
-        self.jobs.append((tenant_id, run_id, call_id))
+        self.jobs.append(ToolJob(tenant_id=tenant_id, run_id=run_id, call_id=call_id, traceparent=traceparent))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Room 3 runs what the log shows as decided, under the contract's bounds, and nothing else."""
 
 import json
+import logging
 import sys
 import threading
 from dataclasses import replace
@@ -22,8 +23,8 @@ from agent.events import (
 )
 from agent.execution import execute
 from agent.ports import ToolReply
+from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.run_log import MemoryRunLog
-from agent.testing.written_run import CALL, RUN, WrittenRun
 from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, sha256_of, tool
 
 
@@ -68,7 +69,7 @@ def once(tested: Tool[Any]) -> Tool[Any]:
     return replace(tested, contract=tested.contract.model_copy(update={"mode": "once"}))
 
 
-class Desk(WrittenRun):
+class Desk(DecidedRun):
     def __init__(self, tested: Tool[Any] = note) -> None:
         super().__init__(tested)
 
@@ -197,13 +198,19 @@ def test_a_tools_own_error_is_a_bounded_result_with_its_code() -> None:
 
 
 @pytest.mark.parametrize("text", ["break", "exit"])
-def test_an_unexpected_end_is_a_result_without_internals(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    reply = Desk().run(text)
+def test_an_unexpected_end_is_a_result_without_internals(text: str) -> None:
+    handler = Listening()
+    logger = logging.getLogger("agent.execution")
+    logger.addHandler(handler)
+    try:
+        reply = Desk().run(text)
+    finally:
+        logger.removeHandler(handler)
     assert reply.outcome == "error"
     assert json.loads(reply.content)["error"] == "tool_failed"
-    assert "secret" not in reply.content + caplog.text
+    [record] = handler.told
+    assert "secret" not in reply.content + str(record.__dict__)
     assert "ValueError" not in reply.content
-    [record] = caplog.records
     assert getattr(record, "tool", None) == "note"
     assert "test_execution.py:" in str(getattr(record, "at", "")) or text == "exit"
 
@@ -259,6 +266,17 @@ def test_a_once_tool_that_breaks_off_is_lost_and_not_failed(text: str) -> None:
 
 def test_a_once_tools_own_error_is_still_a_result() -> None:
     assert Desk(once(note)).run("fail").outcome == "error"
+
+
+class Listening(logging.Handler):
+    """Keeps what is logged, whatever another test has set the loggers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record)
 
 
 class Unreachable(MemoryRunLog):

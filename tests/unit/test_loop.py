@@ -219,7 +219,7 @@ def test_a_queued_call_parks_the_run_without_compute_and_its_result_wakes_it():
     header = cloud.invoke("acme", run)
     assert (header.status, header.owner) == (Status.WAITING, None)
     assert cloud.types(run)[-4:] == ["tool.started", "tool.queued", "tool.completed", "run.waiting"]
-    assert list(cloud.queue.jobs) == [("acme", run, "call_1_0")]
+    assert [(job.run_id, job.call_id) for job in cloud.queue.jobs] == [(run, "call_1_0")]
     # Waking a parked run, however often, writes nothing.
     assert [cloud.invoke("acme", run) for _ in range(3)] == [None] * 3
     cloud.run_until_idle()
@@ -239,7 +239,7 @@ def test_a_queued_call_that_does_not_end_in_time_becomes_an_error_the_model_can_
 
 
 def test_a_run_whose_whole_time_passes_while_it_waits_expires():
-    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Never."), caps={"max_wait_s": 900})
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Never."), caps={"max_wait_s": 3600})
     run = cloud.ask(QUESTION)
     cloud.queue.send = lambda *ids, **_: None
     cloud.run_until_idle()

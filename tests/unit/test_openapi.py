@@ -69,7 +69,7 @@ def test_every_refusal_is_documented_as_a_problem(document: dict[str, Any]) -> N
         ("getRun", {"200", "404"}),
         ("getResult", {"200", "404", "409"}),
         ("followRun", {"200", "204", "400", "404"}),
-        ("cancelRun", {"202", "404", "409"}),
+        ("cancelRun", {"202", "400", "404", "409", "413", "415"}),
         ("judgeRun", {"201", "400", "404", "409", "413", "415"}),
         ("getOpenApi", {"200"}),
     ],

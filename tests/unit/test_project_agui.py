@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.cursor import BEGINNING, Cursor
 from agent.errors import InputInvalid
-from agent.events import EndReason
-from agent.project_agui import BEGINNING, Cursor, Positioned, Projection
+from agent.events import Delta, EndReason
+from agent.project_agui import Positioned, Projection
 from agent.runlog import fold
 from tests.agui.verifier import Verifier
 from tests.agui.written_runs import RUN_ID, RUNS, WrittenRun, written
@@ -31,7 +32,7 @@ def read(run: WrittenRun, *, after: Cursor = BEGINNING, with_deltas: bool = True
 
 
 def wire(said: list[Positioned]) -> list[dict[str, Any]]:
-    return [json.loads(positioned.to_json()) for positioned in said]
+    return [json.loads(positioned.json) for positioned in said]
 
 
 def types(said: list[Positioned]) -> list[str]:
@@ -105,6 +106,27 @@ def test_a_lost_piece_is_filled_in_by_the_whole_answer() -> None:
     rest = read(run, after=seen[-1].cursor)
     assert wire(seen)[-1]["delta"] == "Hel"
     assert wire(rest)[0]["delta"] == "lo world"
+
+
+def test_text_is_never_said_past_a_hole_nor_twice_whatever_borders_its_pieces_have() -> None:
+    run = WrittenRun()
+    run.claim()
+    run.think()
+    pieces = [(0, "Hello"), (3, "lo wo"), (20, "beyond")]
+    deltas = [Delta(seq=3, index=i, part=0, offset=offset, text=text) for i, (offset, text) in enumerate(pieces)]
+    view = Projection(lambda seq, index: deltas[index:], after=Cursor(3, 3, 2))
+    for event in run.events:
+        view.feed(event)
+    assert [event["delta"] for event in wire(view.listen())] == ["llo wo"]
+
+
+@every_run
+def test_nothing_is_said_after_the_end_whatever_is_appended(kind: str) -> None:
+    run = RUNS[kind]()
+    whole = read(run)
+    run.wait()
+    run.claim()
+    assert read(run) == whole
 
 
 def test_whoever_saw_a_lost_answer_gets_it_closed_and_the_messages_without_it(verifier: Verifier) -> None:

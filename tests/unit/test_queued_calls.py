@@ -23,12 +23,12 @@ from agent.events import (
     WaitingFor,
 )
 from agent.execution import ToolJob
-from agent.ports import ToolReply
+from agent.ports import RunLog, ToolReply
 from agent.queued_calls import MAX_MOVES, QueueWorker, work
 from agent.runlog import RunHeader
+from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
-from agent.testing.written_run import CALL, RUN, WrittenRun
 from agent.tools import Arguments, Effect, Tool, ToolContext, tool
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)
@@ -82,7 +82,7 @@ def lost() -> None:
     raise ToolLost("gone")
 
 
-class Queue(WrittenRun):
+class Queue(DecidedRun):
     """A run with one queued call, and the worker."""
 
     def __init__(self, tested: Tool[Any] = count) -> None:
@@ -267,7 +267,7 @@ def test_a_changed_contract_is_a_result_before_the_start_and_unknown_after_it() 
 class Moving(MemoryRunLog):
     """A log where others append first: before every `moves`-th append of the worker an outside event lands."""
 
-    def __init__(self, inner: MemoryRunLog, moves: int) -> None:
+    def __init__(self, inner: RunLog, moves: int) -> None:
         self._inner = inner
         self._moves = moves
         self.events = inner.events  # type: ignore[method-assign] # one log, two faces

@@ -470,15 +470,6 @@ def test_what_went_wrong_inside_stays_inside(api: Api, caplog: pytest.LogCapture
     assert "keepgate-prod" not in str(line.__dict__)
 
 
-def test_an_answer_of_ours_that_fails_its_own_model_is_our_mistake(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Odd(MemoryRunLog):
-        def runs_of_user(self, *args: Any, **how: Any) -> Any:
-            return [], "no id"
-
-    api.use(Room1(Odd(), api.bell, api.clock, RELEASE))
-    refused(api("GET", "/runs"), 500, "internal_error")
-
-
 def test_a_path_that_leads_nowhere_is_a_problem_document(api: Api) -> None:
     refused(api("GET", "/nowhere"), 404, "not_found")
     refused(api("DELETE", "/runs"), 404, "not_found")

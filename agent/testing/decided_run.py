@@ -17,7 +17,7 @@ from agent.events import (
 )
 from agent.execution import ToolRoom
 from agent.identity import Principal, Role
-from agent.ports import NewRun
+from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -27,12 +27,13 @@ RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
 CALL = "call_1_0"
 
 
-class WrittenRun:
+class DecidedRun:
     """A claimed run of `u-1` at `acme`, with one tool and a tool room over tables in memory."""
 
-    def __init__(self, tool: Tool[Any]) -> None:
+    def __init__(self, tool: Tool[Any], *, log: RunLog | None = None, run_id: str = RUN) -> None:
+        self.run_id = run_id
         self.tool = tool
-        self.log = MemoryRunLog()
+        self.log: RunLog = log or MemoryRunLog()
         self.table = MemoryTable()
         self.clock = FakeClock()
         self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock)
@@ -44,13 +45,14 @@ class WrittenRun:
             deadline_at=now + timedelta(hours=1),
             limit_micros=1,
         )
-        event = Event(tenant_id="acme", run_id=RUN, seq=1, at=now, epoch=0, nonce="n", release="r", data=created)
+        nonce = run_id
+        event = Event(tenant_id="acme", run_id=run_id, seq=1, at=now, epoch=0, nonce=nonce, release="r", data=created)
         self.header = self.log.create(NewRun(event=event, idempotency_key=None, body_sha256=""))
         self.append(RunClaimed(owner="o", epoch=1, lease_until=now + timedelta(minutes=5)))
 
     def append(self, *payloads: Payload) -> None:
         """Append as the holder, to the log as it stands."""
-        current = self.log.header("acme", RUN) or self.header
+        current = self.log.header("acme", self.run_id) or self.header
         self.header = self.log.append(current, payloads, at=self.clock.now())
 
     def decide(self, arguments: dict[str, Any], *, call_id: str = CALL, turn: int = 1, **changes: Any) -> None:  # noqa: ANN401 - any field
@@ -90,6 +92,6 @@ class WrittenRun:
 
     def payloads(self) -> list[Payload]:
         """Return what the log says after the model's answer."""
-        events = [event.data for event in self.log.events("acme", RUN)]
+        events = [event.data for event in self.log.events("acme", self.run_id)]
         answers = [position for position, data in enumerate(events) if isinstance(data, ModelCompleted)]
         return events[answers[-1] + 1 :] if answers else []

@@ -1,0 +1,205 @@
+"""Who may do what: each role has what its door uses, the rooms stay apart, and every wildcard has its reason here."""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from stacks.contracts import read_rights
+from tests.infrastructure.templates import Deployment, Statement, as_list, flat
+
+WILDCARDS = {
+    ("xray:PutTelemetryRecords", "*"): "X-Ray knows no resources",
+    ("xray:PutTraceSegments", "*"): "X-Ray knows no resources",
+    ("s3:PutObject", "<FilesArn>/T/${aws:PrincipalTag/tenant_id}/*"): "objects have names; the tag pins the tenant",
+}
+INVOKES = {
+    "shim": {"run_agent"},
+    "run_agent": {"run_tool", "sweep_runs", "run_agent"},
+    "work_tool_queue": {"run_tool", "run_agent"},
+    "sweep_runs": {"run_agent"},
+}
+"""Who may invoke whom; nobody else may invoke anybody."""
+TABLES = {
+    ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("stream_events", "Runs"): {"GetItem", "Query"},
+    ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("run_agent", "Ledger"): {"BatchGetItem", "Query", "PutItem", "UpdateItem"},
+    ("run_tool", "Runs"): {"GetItem", "Query"},
+    ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem"},
+    ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("sweep_runs", "Ledger"): {"Query", "PutItem", "UpdateItem"},
+    ("tenant_data", "TenantData"): {a.removeprefix("dynamodb:") for a in read_rights("support_desk").data_actions},
+}
+"""What each role may do with which table, and no other role with any."""
+
+
+@pytest.fixture
+def statements(deployment: Deployment) -> list[Statement]:
+    return list(deployment.statements())
+
+
+def test_every_wildcard_has_its_reason(statements: list[Statement]) -> None:
+    found = {
+        (action, resource)
+        for statement in statements
+        for action in statement.actions
+        for resource in statement.resources
+        if "*" in action or "*" in resource
+    }
+    assert found == set(WILDCARDS)
+
+
+def test_no_role_carries_a_managed_policy_but_the_gateways_log_role(deployment: Deployment) -> None:
+    managed = [flat(p) for role in deployment.of_type("AWS::IAM::Role") for p in role.get("ManagedPolicyArns", [])]
+    assert managed == ["arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"]
+    assert not any("Policies" in role for role in deployment.of_type("AWS::IAM::Role"))
+
+
+def test_each_role_uses_exactly_the_tables_and_actions_of_its_door(statements: list[Statement]) -> None:
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for statement in statements:
+        for resource in statement.resources:
+            for table in ("Runs", "Ledger", "Control", "TenantData"):
+                if resource.startswith(f"<ExportsOutputFnGetAtt{table}") and "/index/" not in resource:
+                    found[statement.door, table] |= {a.removeprefix("dynamodb:") for a in statement.actions}
+    assert found == TABLES
+
+
+def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statements: list[Statement]) -> None:
+    found = {
+        (s.door, resource.partition("/index/")[2]): set(s.actions)
+        for s in statements
+        for resource in s.resources
+        if "/index/" in resource
+    }
+    assert found == {("shim", "by_user"): {"dynamodb:Query"}, ("sweep_runs", "by_due"): {"dynamodb:Query"}}
+
+
+def test_functions_invoke_only_the_functions_next_door(deployment: Deployment, statements: list[Statement]) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for statement in statements:
+        if statement.actions & {"lambda:InvokeFunction", "lambda:InvokeAsync", "lambda:*"}:
+            assert statement.actions == {"lambda:InvokeFunction"}
+            found[statement.door] |= {_invoked(resource, deployment) for resource in statement.resources}
+    assert found == INVOKES
+
+
+def _invoked(arn: str, deployment: Deployment) -> str:
+    if arn.startswith("<AWS::Lambda::Function"):  # the one function that is named by reference
+        return "sweep_runs"
+    return arn.rpartition(f":function:keepgate-{deployment.stage.name}-")[2].replace("-", "_")
+
+
+def test_only_the_models_room_reaches_a_model_and_only_the_pinned_one(statements: list[Statement]) -> None:
+    bedrock = [s for s in statements if any(a.startswith("bedrock:") for a in s.actions)]
+    assert {s.door for s in bedrock} == {"run_agent"}
+    assert {action for s in bedrock for action in s.actions} == {"bedrock:InvokeModelWithResponseStream"}
+    profile, models = sorted(bedrock, key=lambda s: len(s.resources))
+    model = "anthropic.claude-haiku-4-5-20251001-v1:0"
+    [profile_arn] = profile.resources
+    assert profile_arn.endswith(f":inference-profile/global.{model}")
+    assert models.resources == {
+        f"arn:<AWS::Partition>:bedrock:<AWS::Region>::foundation-model/{model}",
+        f"arn:<AWS::Partition>:bedrock:::foundation-model/{model}",
+    } or models.resources == {  # the local stage knows its region
+        f"arn:<AWS::Partition>:bedrock:us-east-1::foundation-model/{model}",
+        f"arn:<AWS::Partition>:bedrock:::foundation-model/{model}",
+    }
+    [pinned] = models.conditions["StringEquals"].values()
+    assert flat(pinned) == profile_arn
+
+
+def test_only_the_tool_function_may_become_a_tenant_and_only_with_its_tag(
+    deployment: Deployment, statements: list[Statement]
+) -> None:
+    assuming = [s for s in statements if any(a.startswith("sts:") for a in s.actions)]
+    assert [(s.door, sorted(s.actions)) for s in assuming] == [("run_tool", ["sts:AssumeRole", "sts:TagSession"])]
+    template = deployment["Agent"]
+    [data] = [r for r in template.properties("AWS::IAM::Role") if flat(r["RoleName"]).find("-tenant-data-") > 0]
+    [trust] = data["AssumeRolePolicyDocument"]["Statement"]
+    trusted = template.document["Resources"][trust["Principal"]["AWS"]["Fn::GetAtt"][0]]
+    assert "run-tool" in flat(trusted["Properties"]["RoleName"])
+    assert sorted(trust["Action"]) == ["sts:AssumeRole", "sts:TagSession"]
+    assert trust["Condition"] == {
+        "StringLike": {"aws:RequestTag/tenant_id": "?*"},
+        "ForAllValues:StringEquals": {"aws:TagKeys": ["tenant_id"]},
+    }
+
+
+def test_tenant_data_is_pinned_to_the_sessions_tag_and_a_request_without_a_key_is_refused(
+    statements: list[Statement],
+) -> None:
+    [data] = [s for s in statements if any("TenantData" in r for r in s.resources)]
+    assert data.door == "tenant_data"
+    assert data.conditions == {
+        "ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["T#${aws:PrincipalTag/tenant_id}"]},
+        "Null": {"dynamodb:LeadingKeys": "false"},
+    }
+    assert not any(word in a for a in data.actions for word in ("Scan", "PartiQL", "Export", "Batch", "Delete"))
+
+
+def test_only_tenants_sessions_reach_the_bucket(statements: list[Statement]) -> None:
+    files = [s for s in statements if any("Files" in resource for resource in s.resources)]
+    assert {s.door for s in files} == {"tenant_data"}
+    assert {action for s in files for action in s.actions} == {"s3:PutObject"}
+
+
+def test_the_key_is_used_only_through_the_services_that_encrypt_with_it(statements: list[Statement]) -> None:
+    for statement in statements:
+        if any(action.startswith("kms:") for action in statement.actions):
+            service = flat(statement.conditions["StringEquals"]["kms:ViaService"])
+            assert service.partition(".")[0] in {"dynamodb", "s3"}
+
+
+def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(prod: Deployment) -> None:
+    template = prod["Agent"]
+    found = {}
+    for policy in template.properties("AWS::Lambda::ResourcePolicy"):
+        [deny] = policy["PolicyDocument"]["Statement"]
+        assert (deny["Effect"], deny["Principal"], deny["Action"]) == ("Deny", {"AWS": "*"}, "lambda:InvokeFunction")
+        assert deny["Resource"] == policy["ResourceArn"]
+        locked = template.document["Resources"][deny["Resource"]["Fn::GetAtt"][0]]["Properties"]["FunctionName"]
+        [(test, condition)] = deny["Condition"].items()
+        assert test == "ArnNotEquals"
+        found[locked.removeprefix("keepgate-prod-").replace("-", "_")] = {
+            _role(arn) for arn in as_list(condition["aws:PrincipalArn"])
+        }
+    callers = {door: {caller for caller in INVOKES if door in INVOKES[caller]} for door in ("run_agent", "run_tool")}
+    assert found == callers
+
+
+def _role(arn: Any) -> str:
+    text = flat(arn)
+    assert text.startswith("arn:<AWS::Partition>:iam::<AWS::AccountId>:role/keepgate-prod-")
+    return text.partition("role/keepgate-prod-")[2].removesuffix("-<AWS::Region>").replace("-", "_")
+
+
+def test_no_service_may_invoke_agent_or_tools_and_none_is_reachable_by_url(deployment: Deployment) -> None:
+    assert "AWS::Lambda::Url" not in deployment.types()
+    allowed = defaultdict(set)
+    for template in deployment.parts.values():
+        functions = template.of_type("AWS::Lambda::Function")
+        for permission in template.properties("AWS::Lambda::Permission"):
+            name = permission["FunctionName"]["Fn::GetAtt"][0]
+            assert "SourceArn" in permission
+            allowed[functions[name]["Properties"]["FunctionName"]].add(permission["Principal"])
+    prefix = f"keepgate-{deployment.stage.name}"
+    assert allowed == {
+        f"{prefix}-shim": {"apigateway.amazonaws.com"},
+        f"{prefix}-stream-events": {"apigateway.amazonaws.com"},
+        f"{prefix}-add-claims": {"cognito-idp.amazonaws.com"},
+        f"{prefix}-sweep-runs": {"events.amazonaws.com"},
+    }
+
+
+def test_roles_are_assumed_by_lambda_alone_beside_the_data_and_the_log_role(deployment: Deployment) -> None:
+    services = [
+        json.dumps(statement["Principal"])
+        for role in deployment.of_type("AWS::IAM::Role")
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        if "Service" in statement["Principal"]
+    ]
+    assert sorted(set(services)) == ['{"Service": "apigateway.amazonaws.com"}', '{"Service": "lambda.amazonaws.com"}']
+    assert len(services) == 8

@@ -1,0 +1,56 @@
+"""The environment that the stacks write is the one that the functions read."""
+
+from dataclasses import fields
+
+import pytest
+from pydantic import ValidationError
+
+from lambdas import settings
+from stacks.config import DEV, PROD
+from tests.infrastructure.templates import Deployment
+
+SETTINGS: dict[str, type[settings.Settings]] = {
+    "shim": settings.ShimSettings,
+    "stream_events": settings.StreamEventsSettings,
+    "add_claims": settings.AddClaimsSettings,
+    "run_agent": settings.RunAgentSettings,
+    "run_tool": settings.RunToolSettings,
+    "work_tool_queue": settings.WorkToolQueueSettings,
+    "sweep_runs": settings.SweepRunsSettings,
+}
+
+
+def _environment(function: dict[str, dict[str, dict[str, object]]]) -> dict[str, str]:
+    """Return a function's variables, an expression standing for the text that it will be."""
+    return {name: v if isinstance(v, str) else "(deployed)" for name, v in function["Environment"]["Variables"].items()}
+
+
+def test_each_function_can_read_its_settings_and_is_told_nothing_else(deployment: Deployment) -> None:
+    for door, function in deployment.functions().items():
+        environment = _environment(function)
+        read = SETTINGS[door].from_environment(environment)
+        assert read.service == door
+        assert read.stage == deployment.stage.name
+        assert set(environment) == {settings.PREFIX + f.name.upper() for f in fields(SETTINGS[door])}
+
+
+def test_the_limits_that_functions_read_are_the_stages(deployment: Deployment) -> None:
+    for door in ("run_agent", "sweep_runs"):
+        read = SETTINGS[door].from_environment(_environment(deployment.functions()[door]))
+        for limit in ("user_day_limit_micros", "tenant_month_limit_micros", "platform_month_limit_micros"):
+            assert getattr(read, limit) == getattr(deployment.stage, limit)
+
+
+def test_a_field_of_a_stage_can_be_given_for_one_deployment() -> None:
+    changed = DEV.overridden({"alarm_email": "ops@example.com", "create_rate": "7", "aws:cdk:anything": True})
+    assert (changed.alarm_email, changed.create_rate) == ("ops@example.com", 7)
+    assert changed.overridden({}) == changed
+
+
+def test_a_wrong_value_for_a_field_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="create_rate"):
+        PROD.overridden({"create_rate": "many"})
+
+
+def test_a_stage_cannot_be_renamed_by_an_override() -> None:
+    assert PROD.overridden({"name": "dev"}) == PROD

@@ -1,0 +1,194 @@
+"""What holds for the templates of every stage: they lint, nothing is provisioned, data is safe, functions are apart."""
+
+import json
+import re
+
+import pytest
+from cfnlint import api as cfn_lint
+
+from stacks.config import STAGES
+from stacks.contracts import read_rights
+from tests.infrastructure.templates import Deployment
+
+CFN_LINT_ACCEPTED = {
+    "W3005": "CDK makes a function depend on its role although it refers to it; that is redundant and harmless",
+}
+COSTS_WITHOUT_TRAFFIC = {
+    "AWS::EC2::NatGateway",
+    "AWS::EC2::VPC",
+    "AWS::EC2::VPCEndpoint",
+    "AWS::ElastiCache::ReplicationGroup",
+    "AWS::KinesisFirehose::DeliveryStream",
+    "AWS::OpenSearchService::Domain",
+    "AWS::RDS::DBInstance",
+    "AWS::ApplicationAutoScaling::ScalableTarget",
+    "AWS::SecretsManager::Secret",
+}
+
+
+@pytest.mark.filterwarnings("default")  # cfn-lint's own dependencies deprecate things
+def test_cfn_lint_finds_nothing_that_is_not_accepted(deployment: Deployment) -> None:
+    found = {
+        (part, match.rule.id, match.message)
+        for part, template in deployment.parts.items()
+        for match in cfn_lint.lint(json.dumps(template.document), regions=["us-east-1", "eu-central-1"])
+    }
+    assert {finding for finding in found if finding[1] not in CFN_LINT_ACCEPTED} == set()
+
+
+def test_the_stacks_are_the_four_that_operators_know(deployment: Deployment) -> None:
+    assert set(deployment.parts) == {"State", "Agent", "Edge", "Observability"}
+
+
+def test_nothing_costs_money_by_the_hour_but_the_key_the_firewall_and_the_alarms(deployment: Deployment) -> None:
+    assert deployment.types().isdisjoint(COSTS_WITHOUT_TRAFFIC)
+    for function in deployment.functions().values():
+        assert "VpcConfig" not in function
+        assert "SnapStart" not in function
+    for alias in deployment.of_type("AWS::Lambda::Alias") + deployment.of_type("AWS::Lambda::Version"):
+        assert "ProvisionedConcurrencyConfig" not in alias
+    [stage] = deployment.of_type("AWS::ApiGateway::Stage")
+    assert not stage.get("CacheClusterEnabled", False)
+    assert len(deployment.of_type("AWS::KMS::Key")) == 1
+
+
+def test_every_table_is_on_demand_encrypted_recoverable_and_forgets(deployment: Deployment) -> None:
+    tables = deployment.of_type("AWS::DynamoDB::Table")
+    assert len(tables) == 4
+    for table in tables:
+        assert table["BillingMode"] == "PAY_PER_REQUEST"
+        assert table["SSESpecification"]["SSEType"] == "KMS"
+        assert "KMSMasterKeyId" in table["SSESpecification"]
+        assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+        assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+        assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
+        assert table["DeletionProtectionEnabled"] is deployment.stage.keeps_data
+
+
+def test_the_runs_table_has_indexes_of_users_and_of_due_runs_with_keys_and_status_alone(deployment: Deployment) -> None:
+    [runs] = [t for t in deployment.of_type("AWS::DynamoDB::Table") if "GlobalSecondaryIndexes" in t]
+    indexes = {
+        index["IndexName"]: ([key["AttributeName"] for key in index["KeySchema"]], index["Projection"])
+        for index in runs["GlobalSecondaryIndexes"]
+    }
+    projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status"]}
+    assert indexes == {
+        "by_user": (["user_key", "run_id"], projection),
+        "by_due": (["due_shard", "due_at"], projection),
+    }
+
+
+def test_the_key_rotates(deployment: Deployment) -> None:
+    assert deployment["State"].only("AWS::KMS::Key")["EnableKeyRotation"] is True
+
+
+def test_the_bucket_is_private_encrypted_versioned_and_only_over_tls(deployment: Deployment) -> None:
+    bucket = deployment["State"].only("AWS::S3::Bucket")
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    assert rule["BucketKeyEnabled"] is True
+    statements = deployment["State"].only("AWS::S3::BucketPolicy")["PolicyDocument"]["Statement"]
+    denied = [s["Condition"] for s in statements if s["Effect"] == "Deny" and s["Principal"] == {"AWS": "*"}]
+    assert {"Bool": {"aws:SecureTransport": "false"}} in denied
+    assert {"NumericLessThan": {"s3:TlsVersion": 1.2}} in denied
+
+
+@pytest.mark.parametrize("kind", ["AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::KMS::Key", "AWS::Cognito::UserPool"])
+def test_a_stage_that_keeps_data_keeps_it_when_the_stack_goes(deployment: Deployment, kind: str) -> None:
+    found = [r for template in deployment.parts.values() for r in template.of_type(kind).values()]
+    assert found
+    assert {r["DeletionPolicy"] for r in found} == {"Retain" if deployment.stage.keeps_data else "Delete"}
+
+
+def test_prod_keeps_data_and_has_the_firewall_and_alarms() -> None:
+    assert STAGES["prod"].keeps_data
+    assert STAGES["prod"].firewall
+    assert STAGES["prod"].alarms
+    assert not STAGES["prod"].password_sign_in
+
+
+def test_every_function_has_a_role_and_a_log_group_of_its_own(deployment: Deployment) -> None:
+    functions = deployment.functions()
+    assert set(functions) == {
+        *("shim", "stream_events", "add_claims"),
+        *("run_agent", "run_tool", "work_tool_queue", "sweep_runs"),
+    }
+    assert len({json.dumps(f["Role"]) for f in functions.values()}) == len(functions)
+    assert len({json.dumps(f["LoggingConfig"]["LogGroup"]) for f in functions.values()}) == len(functions)
+    for group in deployment.of_type("AWS::Logs::LogGroup"):
+        assert group["RetentionInDays"] <= 90
+
+
+def test_every_function_is_built_for_the_same_runtime_bounded_and_traced(deployment: Deployment) -> None:
+    for door, function in deployment.functions().items():
+        assert function["Runtime"] == "python3.13"
+        assert function["Architectures"] == ["arm64"]
+        assert function["Handler"] == f"lambdas.{door}.handler"
+        assert function["TracingConfig"] == {"Mode": "Active"}
+        assert 1 <= function["Timeout"] <= 900
+        assert 128 <= function["MemorySize"] <= 2048
+    assert deployment.functions()["run_agent"]["Timeout"] <= 300
+
+
+def test_recursion_is_allowed_only_where_functions_wake_each_other_in_a_circle(deployment: Deployment) -> None:
+    allowed = {door for door, f in deployment.functions().items() if f["RecursiveLoop"] == "Allow"}
+    assert allowed == {"run_agent", "work_tool_queue", "sweep_runs"}
+
+
+def test_who_waits_for_a_tool_waits_longer_than_the_tool_runs(deployment: Deployment) -> None:
+    functions = deployment.functions()
+    [queue] = [q for q in deployment.of_type("AWS::SQS::Queue") if "RedrivePolicy" in q]
+    tool, worker = functions["run_tool"]["Timeout"], functions["work_tool_queue"]["Timeout"]
+    assert tool < worker < queue["VisibilityTimeout"]
+    assert tool > read_rights("support_desk").longest_s
+
+
+def test_a_job_is_taken_alone_and_ends_in_the_dead_letter_queue_after_three_failures(deployment: Deployment) -> None:
+    [mapping] = deployment.of_type("AWS::Lambda::EventSourceMapping")
+    assert mapping["BatchSize"] == 1
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": deployment.stage.queue_concurrency}
+    queues = deployment.of_type("AWS::SQS::Queue")
+    assert {q.get("RedrivePolicy", {}).get("maxReceiveCount") for q in queues} == {3, None}
+    assert all(q["SqsManagedSseEnabled"] is True for q in queues)
+
+
+def test_a_failed_wake_up_is_never_repeated_and_goes_to_the_sweeper_at_once(deployment: Deployment) -> None:
+    [config] = deployment.of_type("AWS::Lambda::EventInvokeConfig")
+    assert config["MaximumRetryAttempts"] == 0
+    assert config["MaximumEventAgeInSeconds"] <= 300
+    template = deployment["Agent"]
+    sweeper = config["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
+    agent = config["FunctionName"]["Ref"]
+    names = {name: f["Properties"]["FunctionName"] for name, f in template.of_type("AWS::Lambda::Function").items()}
+    assert names[agent].endswith("run-agent")
+    assert names[sweeper].endswith("sweep-runs")
+
+
+def test_the_sweeper_runs_each_minute(deployment: Deployment) -> None:
+    [rule] = deployment.of_type("AWS::Events::Rule")
+    assert rule["ScheduleExpression"] == "rate(1 minute)"
+    assert rule["State"] == "ENABLED"
+
+
+def test_the_outputs_are_those_that_the_local_cloud_and_operators_read(deployment: Deployment) -> None:
+    outputs = {
+        part: {name for name in template.document["Outputs"] if not name.startswith("Exports")}
+        for part, template in deployment.parts.items()
+        if "Outputs" in template.document
+    }
+    exported = {name for name in outputs["State"] if name.startswith("Export")}
+    assert outputs["State"] - exported == {"RunsTable", "LedgerTable", "ControlTable", "TenantTable", "FilesBucket"}
+    assert outputs["Agent"] == {
+        *("AgentFunction", "ToolFunction", "ToolQueueUrl", "ToolDeadLetterQueueUrl"),
+        *("AgentRoleArn", "ToolRoleArn", "DataRoleArn"),
+    }
+    assert outputs["Edge"] == {"ApiUrl", "UserPoolId", "UserPoolClientId", "ShimFunction"}
+
+
+def test_a_template_of_aws_names_no_account(deployments: dict[str, Deployment]) -> None:
+    for name in ("dev", "prod"):
+        for template in deployments[name].parts.values():
+            assert not re.search(r"\b\d{12}\b", json.dumps(template.document))

@@ -1,0 +1,89 @@
+"""The doors of room 2 and of the sweeper: a few lines of translation."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from agent.events import RunClaimed
+from agent.sweep import Sweeper
+from agent.testing.model import says
+from lambdas import run_agent, sweep_runs
+from tests.sample_agent import QUESTION, SampleCloud
+
+
+@dataclass
+class Context:
+    aws_request_id: str = "request-7"
+    remaining_ms: int = 300_000
+
+    def get_remaining_time_in_millis(self):
+        return self.remaining_ms
+
+
+def test_a_wake_holds_the_run_under_the_request_id_until_the_functions_time_is_up():
+    cloud = SampleCloud(says("Done."))
+    run = cloud.ask(QUESTION)
+    counted = []
+    run_agent.door(cloud.runtime(), counted.append)(
+        {"tenant_id": "acme", "run_id": run, "traceparent": None}, Context()
+    )
+    claimed = next(e.data for e in cloud.events(run) if isinstance(e.data, RunClaimed))
+    assert claimed.owner == "request-7"
+    assert claimed.lease_until == cloud.clock.now() + timedelta(seconds=300)
+    assert [(header.run_id, header.status) for header in counted] == [(run, "completed")]
+
+
+def test_a_second_wake_of_an_ended_run_counts_nothing():
+    cloud = SampleCloud(says("Done."))
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    run_agent.door(cloud.runtime(), pytest.fail)({"tenant_id": "acme", "run_id": run, "traceparent": None}, Context())
+
+
+@pytest.mark.parametrize("event", [{}, {"tenant_id": "Acme", "run_id": "run_x"}, {"tenant_id": "acme"}])
+def test_a_wake_that_is_none_is_refused(event):
+    with pytest.raises(ValidationError):
+        run_agent.door(SampleCloud(says("Never.")).runtime(), pytest.fail)(event, Context())
+
+
+def sweeper(cloud):
+    return Sweeper(log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, clock=cloud.clock)
+
+
+def test_the_schedule_sweeps():
+    cloud = SampleCloud(says("Done."))
+    run = cloud.ask(QUESTION)
+    cloud.wake.runs.clear()
+    cloud.clock.advance(61)
+    sweep_runs.door(sweeper(cloud))({"source": "aws.events", "detail": {}}, Context())
+    assert list(cloud.wake.runs) == [("acme", run)]
+
+
+def test_a_failure_record_buries_the_invocation_it_names():
+    cloud = SampleCloud(says("Done."))
+    run = cloud.ask(QUESTION)
+    cloud.wake.runs.clear()
+    claimed = RunClaimed(owner="request-7", epoch=1, lease_until=cloud.clock.now() + timedelta(minutes=5))
+    cloud.log.append(cloud.log.header("acme", run), [claimed], at=cloud.clock.now())
+    record = {
+        "version": "1.0",
+        "timestamp": "2026-11-20T12:00:00.000Z",
+        "requestContext": {
+            "requestId": "request-7",
+            "functionArn": "arn:aws:lambda:eu-central-1:000000000000:function:run_agent:$LATEST",
+            "condition": "RetriesExhausted",
+            "approximateInvokeCount": 1,
+        },
+        "requestPayload": {"tenant_id": "acme", "run_id": run, "traceparent": None},
+        "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
+        "responsePayload": {"errorMessage": "Task timed out"},
+    }
+    sweep_runs.door(sweeper(cloud))(record, Context())
+    assert cloud.events(run)[-1].data.model_dump() == {
+        "type": "worker.lost",
+        "owner": "request-7",
+        "cause": "RetriesExhausted",
+    }
+    assert list(cloud.wake.runs) == [("acme", run)]
