@@ -74,7 +74,7 @@ def test_a_hundred_cancelled_runs_exhaust_a_budget(cloud: RunningCloud) -> None:
     with cloud.newcomer("cancellers", groups=("user",)) as api:
         mark = marker()
         # The stream is cut before it tells the usage: a call that nobody counted costs what was reserved for it.
-        cloud.tell_model(mark, {"pause_s": 2, "break_after": 1}, repeat=True)
+        cloud.tell_model(mark, {"pause_s": 1, "break_after": 1}, repeat=True)
 
         def ask_and_cancel(number: int) -> dict[str, Any]:
             run_id = api.ask(f"Tell me story {number} {mark}")
@@ -90,17 +90,15 @@ def test_a_hundred_cancelled_runs_exhaust_a_budget(cloud: RunningCloud) -> None:
         while spent_micros(first) == 0:
             first = api.record(first["run_id"])
         reserved = spent_micros(first)
-        account = Account(cloud, user, "%Y-%m-%d", 98 * reserved + reserved // 2)
+        account = Account(cloud, user, "%Y-%m-%d", 80 * reserved + reserved // 2)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             ended = list(pool.map(ask_and_cancel, range(100, 200)))
-        reasons = [record["reason"] for record in ended]
-        assert set(reasons) == {"cancelled", "budget_user"}
-        assert reasons.count("budget_user") >= 1
-        deadline = time.monotonic() + 15
-        while account.remaining_micros >= reserved:
-            assert time.monotonic() < deadline, account.remaining_micros
-            time.sleep(0.2)
-        assert account.remaining_micros >= 0
-        last = api.wait(api.ask(f"Tell me one more {mark}"))
-        assert last["reason"] == "budget_user"
+        assert {record["reason"] for record in ended} <= {"cancelled", "budget_user"}
+        # Some may have been refused only because others held the last money: what these returned is spent one by one.
+        number = 200
+        while (last := ask_and_cancel(number))["reason"] != "budget_user":
+            ended.append(last)
+            number += 1
         assert "your budget is spent" in last["message"]
+        wait_until_settled(account, [api.record(record["run_id"]) for record in ended])
+        assert 0 <= account.remaining_micros < reserved
