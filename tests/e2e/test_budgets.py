@@ -91,14 +91,15 @@ def test_a_hundred_cancelled_runs_exhaust_a_budget(cloud: RunningCloud) -> None:
             first = api.record(first["run_id"])
         reserved = spent_micros(first)
         account = Account(cloud, user, "%Y-%m-%d", 80 * reserved + reserved // 2)
+        ended: list[dict[str, Any]] = []
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            ended = list(pool.map(ask_and_cancel, range(100, 200)))
-        assert {record["reason"] for record in ended} <= {"cancelled", "budget_user"}
-        # Some may have been refused only because others held the last money: what these returned is spent one by one.
-        number = 200
-        while (last := ask_and_cancel(number))["reason"] != "budget_user":
-            ended.append(last)
-            number += 1
+            ended += pool.map(ask_and_cancel, range(100, 200))
+            # Some may have been refused only because others held the last money: what these returned is spent, too.
+            while account.remaining_micros >= reserved:
+                ended += pool.map(ask_and_cancel, range(len(ended) + 100, len(ended) + 104))
+        assert {record["reason"] for record in ended} == {"cancelled", "budget_user"}
+        last = ask_and_cancel(99)
+        assert last["reason"] == "budget_user"
         assert "your budget is spent" in last["message"]
         wait_until_settled(account, [api.record(record["run_id"]) for record in ended])
         assert 0 <= account.remaining_micros < reserved

@@ -17,19 +17,25 @@ from tests.e2e.conftest import free_port, is_listening, start_cloud
 from tests.e2e.running_cloud import RunningCloud
 
 
-def children_of(session: int) -> set[int]:
-    """Return the processes whose parent is one of ours, all the way down."""
+def running() -> dict[int, int]:
+    """Return the parents of all processes; one that has ended and is only not yet buried does not count."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            state, parent, *_ = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    found = {session}
+        if state != "Z":
+            parents[int(stat.parent.name)] = int(parent)
+    return parents
+
+
+def children_of(process: int) -> set[int]:
+    """Return the processes that one has started, all the way down."""
+    parents, found = running(), {process}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
-    return found - {session}
+    return found - {process}
 
 
 def test_the_endpoint_file_has_the_url_a_token_for_each_person_and_the_outputs(cloud: RunningCloud) -> None:
@@ -119,7 +125,7 @@ def test_stopping_it_half_way_leaves_nothing_behind(tmp_path: Path, number: sign
     assert not is_listening(port)
     assert not (state / "endpoint.json").exists()
     assert not (state / "tmp").exists()
-    assert not {pid for pid in started if Path(f"/proc/{pid}").exists()}
+    assert not started & running().keys()
 
 
 def test_an_emulator_that_dies_ends_it_with_an_error(tmp_path: Path) -> None:
