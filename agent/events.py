@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from agent.identity import CallId, Principal, RunId, SessionId, TenantId, UserId
+from agent.identity import ApprovalId, CallId, Principal, RunId, SessionId, TenantId, UserId
 from agent.tools import Effect
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -120,7 +120,7 @@ class Decision(Fact):
     tool: str
     verdict: Verdict
     code: str
-    """`allowed`, or why not: `unknown_tool`, `not_in_release`, `invalid_arguments`, `policy_denied`, …"""
+    """`allowed`, `approval_needed`, or why not: `unknown_tool`, `not_in_release`, `invalid_arguments`, …"""
     message: str = ""
     """What the model is told where the verdict is not `allow`."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -242,22 +242,53 @@ class ModelFailed(Fact):
     assumed: bool = False
 
 
+class ApprovalRequested(Fact):
+    """A call waits for a person. What the approval binds besides (hashes, arguments) stands in the call's decision.
+
+    Approvers see it until it is decided or `expires_at` passes.
+    """
+
+    type: Literal["approval.requested"] = "approval.requested"
+    approval_id: ApprovalId
+    call_id: CallId
+    tool: str
+    release_sha256: str
+    """Of the release's file and prompt as they were: a release under the same name may be another one later."""
+    expires_at: AwareDatetime
+
+
+class ApprovalDecided(Fact):
+    """A person decided about a call. The first decision stands; it is used up by the start of the call."""
+
+    type: Literal["approval.decided"] = "approval.decided"
+    approval_id: ApprovalId
+    call_id: CallId
+    by: UserId
+    decision: Literal["approve", "reject"]
+    reason: str = ""
+    """The approver's words, for the model and the user."""
+
+
 class ToolStarted(Fact):
-    """The effect of an allowed call may happen from here on."""
+    """The effect of a call may happen from here on."""
 
     type: Literal["tool.started"] = "tool.started"
     call_id: CallId
     tool: str
     attempt: int = Field(default=1, ge=1)
+    approval_id: ApprovalId | None = None
+    """The approval that this start consumes; a repeated start under the same key carries it on."""
 
 
 class ToolQueued(Fact):
-    """An allowed call goes through the queue; a result is due by `due_at`."""
+    """A call goes through the queue; a result is due by `due_at`."""
 
     type: Literal["tool.queued"] = "tool.queued"
     call_id: CallId
     tool: str
     due_at: AwareDatetime
+    approval_id: ApprovalId | None = None
+    """The approval that queueing consumes: the queue's worker starts the call and can judge no approval."""
 
 
 class ToolCompleted(Fact):
@@ -339,6 +370,8 @@ Payload = Annotated[
     | ModelStarted
     | ModelCompleted
     | ModelFailed
+    | ApprovalRequested
+    | ApprovalDecided
     | ToolStarted
     | ToolQueued
     | ToolCompleted
@@ -354,6 +387,7 @@ Payload = Annotated[
 OUTSIDE = frozenset(
     {
         "cancel.requested",
+        "approval.decided",
         "tool.started",
         "tool.completed",
         "tool.outcome_unknown",

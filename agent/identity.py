@@ -10,6 +10,7 @@ UserId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{1,128}$")]
 RunId = Annotated[str, Field(pattern=r"^run_[0-9A-HJKMNP-TV-Z]{26}$")]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(pattern=r"^call_[0-9]{1,4}_[0-9]{1,3}$")]
+ApprovalId = Annotated[str, Field(pattern=r"^apr_[0-9A-HJKMNP-TV-Z]{26}_[0-9]{1,4}_[0-9]{1,3}$")]
 
 
 class Role(StrEnum):
@@ -33,6 +34,16 @@ class Principal(BaseModel):
 def call_id(turn: int, index: int) -> str:
     """Return Keepgate's own id of a tool call (providers repeat theirs): `call_<turn>_<index>`."""
     return f"call_{turn}_{index}"
+
+
+def approval_id(run_id: str, call_id: str) -> str:
+    """Return the id of a call's approval, which names run and call: `apr_<of the run>_<turn>_<index>`."""
+    return f"apr_{run_id.removeprefix('run_')}_{call_id.removeprefix('call_')}"
+
+
+def run_of_approval(approval_id: str) -> str:
+    """Return the run that an approval's id names. The id must have been validated."""
+    return f"run_{approval_id.split('_')[1]}"
 
 
 def message_id(turn: int, attempt: int) -> str:

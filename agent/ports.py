@@ -96,6 +96,15 @@ class RunLog(Protocol):
         """Return the newest ended-or-not runs of a session, oldest first."""
         ...
 
+    def runs_awaiting_approval(
+        self, tenant_id: str, *, limit: int, after: str | None = None
+    ) -> tuple[list[RunHeader], str | None]:
+        """Return a tenant's runs with approvals to decide, oldest first, behind run id `after`, and the next `after`.
+
+        Eventually consistent; a run that has none any more is left out.
+        """
+        ...
+
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """Return runs whose `due_at` has passed (eventually consistent), from all shards, at most `limit`."""
         ...
@@ -264,6 +273,18 @@ class ToolQueue(Protocol):
 
         Raises:
             StoreUnavailable: not sent within the bounded retries.
+        """
+        ...
+
+
+class Directory(Protocol):
+    """Who people are now. The claims of a run or a request are what they were when their token was made."""
+
+    def principal(self, tenant_id: str, user_id: str) -> Principal | None:
+        """Return a person of a tenant with today's roles; None where there is none, or who may not sign in any more.
+
+        Raises:
+            StoreUnavailable: no answer within the bounded retries.
         """
         ...
 

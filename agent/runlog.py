@@ -19,9 +19,12 @@ from pydantic import AwareDatetime
 from agent.events import (
     ENDED,
     OUTSIDE,
+    ApprovalDecided,
+    ApprovalRequested,
     BudgetGranted,
     BudgetReturned,
     CancelRequested,
+    Decision,
     EndReason,
     Event,
     Fact,
@@ -151,6 +154,8 @@ class RunHeader(Fact):
     effects: tuple[Effect | None, ...] = ()
     """Of the calls that were not denied, each once."""
     feedback: Literal["up", "down"] | None = None
+    approvals: tuple[ApprovalRequested, ...] = ()
+    """Those that nobody has decided yet."""
 
     @property
     def is_over(self) -> bool:
@@ -189,8 +194,20 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
         )
     if event.seq != header.next_seq:
         raise ValueError(f"event {event.seq} does not follow event {header.next_seq - 1}")
-    changes = _changes(header, event)
+    changes = {"approvals": _pending(header.approvals, data), **_changes(header, event)}
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
+
+
+def _pending(approvals: tuple[ApprovalRequested, ...], data: Payload) -> tuple[ApprovalRequested, ...]:
+    match data:
+        case ApprovalRequested():
+            return (*approvals, data)
+        case ApprovalDecided(call_id=call_id) | ToolCompleted(call_id=call_id):
+            return tuple(approval for approval in approvals if approval.call_id != call_id)
+        case RunEnded():
+            return ()
+        case _:
+            return approvals
 
 
 MAX_APPEND = 90
@@ -249,7 +266,7 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
             return {"owner": None, "lease_until": None, "due_at": event.at}
         case CancelRequested():
             return {"cancel_requested": True, "due_at": header.due_at if header.owner else event.at}
-        case ToolCompleted() | ToolOutcomeUnknown() if header.status is Status.WAITING:
+        case ToolCompleted() | ToolOutcomeUnknown() | ApprovalDecided() if header.status is Status.WAITING:
             return {"due_at": event.at}
         case FeedbackGiven(rating=rating):
             return {"feedback": rating}
@@ -319,12 +336,25 @@ class Turn:
     started: dict[str, tuple[ToolStarted, int]] = field(default_factory=dict)
     """By call id: the newest start, and the epoch that wrote it (0 from the queue's worker)."""
     queued: dict[str, ToolQueued] = field(default_factory=dict)
+    requested: dict[str, ApprovalRequested] = field(default_factory=dict)
+    decided: dict[str, ApprovalDecided] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
     @property
     def uses(self) -> tuple[ToolUse, ...]:
         """The calls this answer asked for, in call order."""
         return tuple(block for block in self.completed.content if isinstance(block, ToolUse))
+
+    def is_cleared(self, decision: Decision) -> bool:
+        """Whether a call may run: it was allowed, or its approval was given and consumed by its start."""
+        if decision.verdict is not Verdict.ASK:
+            return decision.verdict is Verdict.ALLOW
+        requested, decided = self.requested.get(decision.call_id), self.decided.get(decision.call_id)
+        if requested is None or decided is None or decided.decision != "approve":
+            return False
+        started, _ = self.started.get(decision.call_id, (None, 0))
+        consumer = self.queued.get(decision.call_id) if decision.queued else started
+        return consumer is not None and consumer.approval_id == requested.approval_id == decided.approval_id
 
     @property
     def is_settled(self) -> bool:
@@ -398,12 +428,15 @@ def step(state: RunState | None, event: Event) -> RunState:
         case ModelCompleted():
             turn = Turn(number=data.turn, completed=data)
             return replace(state, open_model=None, failed_attempts=0, last_failure=None, turns=(*state.turns, turn))
-        case ToolStarted(call_id=call_id):
-            return _in_turn(state, started={call_id: (data, event.epoch)})
-        case ToolQueued(call_id=call_id):
-            return _in_turn(state, queued={call_id: data})
-        case ToolCompleted(call_id=call_id) | ToolOutcomeUnknown(call_id=call_id):
-            return _in_turn(state, results={call_id: data})
+        case (
+            ApprovalRequested()
+            | ApprovalDecided()
+            | ToolStarted()
+            | ToolQueued()
+            | ToolCompleted()
+            | ToolOutcomeUnknown()
+        ):
+            return _in_turn(state, data, event.epoch)
         case FeedbackGiven():
             return replace(state, feedback=(*state.feedback, data))
         case RunEnded():
@@ -422,21 +455,24 @@ def _idle_claims(state: RunState, data: Payload) -> int:
             return 0
 
 
-def _in_turn(
-    state: RunState,
-    *,
-    started: dict[str, tuple[ToolStarted, int]] | None = None,
-    queued: dict[str, ToolQueued] | None = None,
-    results: dict[str, Result] | None = None,
-) -> RunState:
+InTurn = ApprovalRequested | ApprovalDecided | ToolStarted | ToolQueued | Result
+
+
+def _in_turn(state: RunState, data: InTurn, epoch: int) -> RunState:
     turn = state.turn
     if turn is None:
         raise ValueError("a tool event before any model answer")
-    # The first result stands: a late duplicate of a queued call changes nothing.
-    turn = replace(
-        turn,
-        started={**turn.started, **(started or {})},
-        queued={**turn.queued, **(queued or {})},
-        results={**(results or {}), **turn.results},
-    )
+    call_id = data.call_id
+    match data:
+        case ApprovalRequested():
+            turn = replace(turn, requested={**turn.requested, call_id: data})
+        case ToolStarted():
+            turn = replace(turn, started={**turn.started, call_id: (data, epoch)})
+        case ToolQueued():
+            turn = replace(turn, queued={**turn.queued, call_id: data})
+        # The first decision stands, and the first result: a late duplicate changes nothing.
+        case ApprovalDecided():
+            turn = replace(turn, decided={call_id: data, **turn.decided})
+        case ToolCompleted() | ToolOutcomeUnknown():
+            turn = replace(turn, results={call_id: data, **turn.results})
     return replace(state, turns=(*state.turns[:-1], turn))

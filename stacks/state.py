@@ -46,6 +46,7 @@ class StateStack(StageStack):
 
         self.runs = self._table("Runs")
         self._index(self.runs, "by_user", "user_key", "run_id")
+        self._index(self.runs, "by_approval", "approval_key", "run_id")
         self._index(self.runs, "by_due", "due_shard", "due_at")
         self.ledger = self._table("Ledger")
         self.control = self._table("Control")

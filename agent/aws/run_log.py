@@ -30,7 +30,7 @@ IS_NEW = "attribute_not_exists(pk)"
 
 
 class DynamoDbRunLog:
-    """`ports.RunLog` on one table with the indexes `by_user` and `by_due`."""
+    """`ports.RunLog` on one table with the indexes `by_user`, `by_approval` and `by_due`."""
 
     def __init__(
         self,
@@ -155,6 +155,18 @@ class DynamoDbRunLog:
             )
         keys = [items.run_key(tenant_id, item["run_id"]["S"]) for item in answer["Items"]]
         return sorted(self._headers(keys), key=lambda header: header.run_id)
+
+    def runs_awaiting_approval(
+        self, tenant_id: str, *, limit: int, after: str | None = None
+    ) -> tuple[list[RunHeader], str | None]:
+        """See `ports.RunLog`."""
+        condition, values = "approval_key = :tenant", {":tenant": {"S": items.approval_key(tenant_id)}}
+        if after is not None:
+            condition, values = f"{condition} AND run_id > :after", {**values, ":after": {"S": after}}
+        rows = self._index("by_approval", condition, values, limit=limit + 1, newest_first=False)
+        waiting = [header for header in self._headers([row["pk"]["S"] for row in rows[:limit]]) if header.approvals]
+        more = rows[limit - 1]["run_id"]["S"] if len(rows) > limit else None
+        return sorted(waiting, key=lambda header: header.run_id), more
 
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """See `ports.RunLog`. Seventeen calls: each shard of the index, and the headers."""

@@ -40,6 +40,11 @@ def user_key(tenant_id: str, user_id: str) -> str:
     return f"T#{tenant_id}#U#{user_id}"
 
 
+def approval_key(tenant_id: str) -> str:
+    """Return the partition of a tenant in the index `by_approval`."""
+    return f"T#{tenant_id}"
+
+
 def event_key(seq: int) -> str:
     """Return the sort key of an event."""
     return f"E#{seq:08d}"
@@ -61,7 +66,7 @@ def due_shard(number: int) -> str:
 
 
 def header_item(header: RunHeader) -> dict[str, Any]:
-    """Return a header's item. Without `due_at` it leaves the index of due runs."""
+    """Return a header's item. Without `due_at` it leaves the index of due runs, without approvals that of those."""
     item = {
         "pk": {"S": run_key(header.tenant_id, header.run_id)},
         "sk": {"S": HEADER_KEY},
@@ -75,6 +80,8 @@ def header_item(header: RunHeader) -> dict[str, Any]:
     if header.due_at is not None:
         item["due_shard"] = {"S": due_shard(zlib.crc32(header.run_id.encode()) % DUE_SHARDS)}
         item["due_at"] = {"S": at_utc(header.due_at)}
+    if header.approvals:
+        item["approval_key"] = {"S": approval_key(header.tenant_id)}
     return item
 
 

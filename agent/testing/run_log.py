@@ -95,6 +95,15 @@ class MemoryRunLog:
             own = [h for h in self._headers.values() if (h.tenant_id, h.user_id) == (tenant_id, user_id)]
         return sorted((h for h in own if h.session_id == session_id), key=lambda h: h.run_id)[-limit:]
 
+    def runs_awaiting_approval(
+        self, tenant_id: str, *, limit: int, after: str | None = None
+    ) -> tuple[list[RunHeader], str | None]:
+        """See `ports.RunLog`."""
+        with self._lock:
+            waiting = [h for h in self._headers.values() if h.tenant_id == tenant_id and h.approvals]
+        waiting = sorted((h for h in waiting if after is None or h.run_id > after), key=lambda h: h.run_id)
+        return waiting[:limit], waiting[limit - 1].run_id if len(waiting) > limit else None
+
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """See `ports.RunLog`."""
         with self._lock:

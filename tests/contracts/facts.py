@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from ulid import ULID
 
 from agent.events import (
+    ApprovalRequested,
     CancelRequested,
     Event,
     ModelCompleted,
@@ -13,7 +14,7 @@ from agent.events import (
     Text,
     Usage,
 )
-from agent.identity import Principal, Role
+from agent.identity import Principal, Role, approval_id
 from agent.ports import NewRun
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -53,6 +54,16 @@ def new_run(
 
 def claim(epoch: int = 1, *, owner: str = "request-1", at: datetime = NOW) -> RunClaimed:
     return RunClaimed(owner=owner, epoch=epoch, lease_until=at + timedelta(minutes=4))
+
+
+def requested(run_id: str, call_id: str = "call_1_0") -> ApprovalRequested:
+    return ApprovalRequested(
+        approval_id=approval_id(run_id, call_id),
+        call_id=call_id,
+        tool="pay",
+        release_sha256="r",
+        expires_at=NOW + timedelta(minutes=5),
+    )
 
 
 def cancel(by: str = "ann") -> CancelRequested:

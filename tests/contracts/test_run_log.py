@@ -13,13 +13,24 @@ from hypothesis import strategies as st
 from agent.aws.dynamodb import Backoff
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import IdempotencyKeyReused, LogMoved
-from agent.events import Delta, FeedbackGiven, RunWaiting, SessionLoaded, SessionMessage, WaitingFor
+from agent.events import (
+    ApprovalDecided,
+    Delta,
+    EndReason,
+    FeedbackGiven,
+    RunEnded,
+    RunWaiting,
+    SessionLoaded,
+    SessionMessage,
+    Status,
+    WaitingFor,
+)
 from agent.ports import RunLog
 from agent.runlog import MAX_APPEND, fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tables import create_table
-from tests.contracts.facts import NOW, answered, cancel, claim, new_run
+from tests.contracts.facts import NOW, answered, cancel, claim, new_run, requested
 from tests.contracts.racing import race
 
 tables = itertools.count()
@@ -35,7 +46,13 @@ def log(request: pytest.FixtureRequest) -> RunLog:
 
 def dynamodb_log(aws: Callable[[str], Any], backoff: Backoff) -> DynamoDbRunLog:
     table = f"runs-{next(tables)}"
-    create_table(aws("dynamodb"), table, by_user=("user_key", "run_id"), by_due=("due_shard", "due_at"))
+    create_table(
+        aws("dynamodb"),
+        table,
+        by_user=("user_key", "run_id"),
+        by_approval=("approval_key", "run_id"),
+        by_due=("due_shard", "due_at"),
+    )
     return DynamoDbRunLog(aws("dynamodb"), table, clock=FakeClock(NOW), backoff=backoff)
 
 
@@ -269,6 +286,32 @@ def test_a_sessions_newest_runs_come_oldest_first(log: RunLog) -> None:
 
 
 # --- due --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tenants_pending_approvals_come_oldest_first_page_by_page(log: RunLog) -> None:
+    created = [log.create(new_run()) for _ in range(5)]
+    log.create(new_run(tenant="globex"))
+    waiting = [log.append(log.append(h, [claim()], at=NOW), [answered(), requested(h.run_id)], at=NOW) for h in created]
+    oldest = sorted(waiting, key=lambda header: header.run_id)
+    page, more = log.runs_awaiting_approval("acme", limit=2)
+    assert (page, more) == (oldest[:2], oldest[1].run_id)
+    page, more = log.runs_awaiting_approval("acme", limit=2, after=more)
+    assert (page, more) == (oldest[2:4], oldest[3].run_id)
+    assert log.runs_awaiting_approval("acme", limit=2, after=more) == (oldest[4:], None)
+    assert log.runs_awaiting_approval("globex", limit=2) == ([], None)
+
+
+def test_a_run_whose_approvals_are_decided_or_that_is_over_is_no_longer_listed(log: RunLog) -> None:
+    first, second = (log.append(log.create(new_run()), [claim()], at=NOW) for _ in range(2))
+    first, second = (log.append(h, [answered(), requested(h.run_id)], at=NOW) for h in (first, second))
+    decided = ApprovalDecided(
+        approval_id=first.approvals[0].approval_id, call_id="call_1_0", by="bea", decision="approve"
+    )
+    log.append(first, [decided], at=NOW, outside=True)
+    assert log.runs_awaiting_approval("acme", limit=5) == ([second], None)
+    ended = RunEnded(status=Status.CANCELLED, reason=EndReason.CANCELLED, message="over")
+    log.append(second, [ended], at=NOW)
+    assert log.runs_awaiting_approval("acme", limit=5) == ([], None)
 
 
 def test_due_runs_are_those_whose_time_has_passed_the_longest_due_first(log: RunLog) -> None:

@@ -74,6 +74,7 @@ def test_the_runs_table_has_indexes_of_users_and_of_due_runs_with_keys_and_statu
     projection = {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status"]}
     assert indexes == {
         "by_user": (["user_key", "run_id"], projection),
+        "by_approval": (["approval_key", "run_id"], projection),
         "by_due": (["due_shard", "due_at"], projection),
     }
 
