@@ -2,8 +2,7 @@
 
 `CallerMistake`: whoever called must change the call (4xx). `TryLater`: nothing is wrong with the call (429, 503).
 `RunFailed`: this run ends, with a reason from the closed list. `LogMoved` is none of the three: the world changed
-under a writer, who reloads and decides again. A run that stops to wait leaves by `RunParked`, which derives from
-`BaseException` so that no `except Exception` in a tool or a hook swallows it.
+under a writer, who reloads and decides again.
 """
 
 from typing import ClassVar
@@ -217,7 +216,3 @@ class ToolLost(KeepgateError):
     """The function that ran a tool died or timed out: what the tool did is not known."""
 
     code = "tool_lost"
-
-
-class RunParked(BaseException):
-    """The run waits without compute; whoever holds it lets go."""

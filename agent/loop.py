@@ -30,7 +30,8 @@ def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_unt
     if run is None:
         return None
     with (
-        tracing.continued(run.header.traceparent),
+        # The door's span continues the run's trace already; where there is none, this one does.
+        tracing.continued(None if tracing.traceparent() else run.header.traceparent),
         tracing.invoke_agent(run.header.release, tenant_id, run_id, session_id=run.header.session_id),
     ):
         work(run)

@@ -69,7 +69,7 @@ class CedarPolicy:
             return self._decision("ask", approved, reason="a person has to approve this")
         if unapproved.diagnostics.errors or unapproved.decision is Decision.NoDecision:
             return self._decision("deny", unapproved, reason="the call could not be evaluated")
-        return self._decision("deny", unapproved, reason="no policy permits this")
+        return self._decision("deny", unapproved)
 
     def _decision(
         self, verdict: Literal["allow", "ask", "deny"], answer: AuthzResult | None = None, reason: str = ""

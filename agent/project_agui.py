@@ -4,10 +4,9 @@ An allow-list: the user's own input, the answer's text, tool names and statuses;
 decision says `shown_to_user`; of a denied call that it was denied, never why. Sequence rules are those that AG-UI's
 client enforces: nothing after the end, nothing left open.
 
-A reader's position is `seq.index.offset`: after the event with this index among those that log entry `seq` gives
-rise to, and for text after so many characters of the answer. Text has the same offsets whether it comes from the
-short-lived deltas or, once they are gone or were lost, from `model.completed`; so position and log alone say what a
-reader has not had, whichever pieces it came in. Nothing else is ever said while an answer is open.
+A reader's position is a `Cursor`. Text has the same offsets whether it comes from the short-lived deltas or, once they
+are gone or were lost, from `model.completed`; so position and log alone say what a reader has not had, whichever pieces
+it came in. Nothing else is ever said while an answer is open.
 
 The surprise: an answer that was cut off and repeated is another message. Whoever saw a piece of the lost one gets it
 closed and the messages without it; whoever did not, never hears of it.
@@ -16,9 +15,8 @@ closed and the messages without it; whoever did not, never hears of it.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 from ag_ui.core import (
     AssistantMessage,
@@ -45,7 +43,7 @@ from ag_ui.core import (
     UserMessage,
 )
 
-from agent.errors import InputInvalid
+from agent.cursor import BEGINNING, Cursor
 from agent.events import (
     Decision,
     Delta,
@@ -65,46 +63,19 @@ from agent.events import (
     ToolStarted,
     Verdict,
 )
+from agent.streamed_answer import StreamedAnswer, joined
 
 PROTOCOL_VERSION = "1.0"
 STATUS = "keepgate.status"
 """Name of the custom event that says where the run stands: `{status, waiting_for}`."""
 TOOL_STATUS = "keepgate.tool_status"
 """Name of the custom event of a call that goes through the queue: `{tool_call_id, tool, status}`."""
-BLANK_LINE = "\n\n"
 
 _TEXT = 3
 """The index of an answer's text among the events of its `model.started`: after what closes a lost answer."""
 _A_CALL = 4
 """How many indexes a call takes in `model.completed`: start, arguments, end, and the result of a denied one."""
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-
-
-@dataclass(frozen=True, order=True)
-class Cursor:
-    """A reader's position: everything up to here has been delivered."""
-
-    seq: int
-    index: int
-    offset: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.seq}.{self.index}.{self.offset}"
-
-    @classmethod
-    def parse(cls, text: str, *, field: str) -> Self:
-        """Return the position that `str` wrote.
-
-        Raises:
-            InputInvalid: it is none; `field` says where it came from.
-        """
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){2}", text, re.ASCII):
-            raise InputInvalid("a position is the id of an event of this run", field=field)
-        seq, index, offset = map(int, text.split("."))
-        return cls(seq, index, offset)
-
-
-BEGINNING = Cursor(0, 0)
 
 
 @dataclass(frozen=True)
@@ -118,29 +89,6 @@ class Positioned:
     def json(self) -> str:
         """The event as it goes over the wire: in ASCII, because many readers split lines at U+2028, too."""
         return self.event.model_dump_json(by_alias=True, ensure_ascii=True)
-
-
-@dataclass
-class _Answer:
-    """The newest model call, and how much of its text the reader has had. `sent` is None before the first."""
-
-    seq: int
-    message_id: str
-    sent: int | None
-    is_streaming: bool = True
-    pieces: int = 0
-    parts: dict[int, str] = field(default_factory=dict)
-
-    def text(self) -> str:
-        return _joined(list(self.parts.values()))
-
-    def extend(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
-            part = self.parts.setdefault(delta.part, "")
-            if delta.offset > len(part):  # a piece is missing: `model.completed` will have it
-                return
-            self.parts[delta.part] = part + delta.text[len(part) - delta.offset :]
-            self.pieces += 1
 
 
 class Projection:
@@ -161,7 +109,7 @@ class Projection:
         self._run_id = ""
         self._status = Status.QUEUED
         self._messages: list[Message] = []
-        self._answer: _Answer | None = None
+        self._answer: StreamedAnswer | None = None
         self._calls: dict[str, Decision] = {}
 
     def feed(self, event: Event) -> list[Positioned]:
@@ -192,7 +140,7 @@ class Projection:
             case ModelStarted() as started:
                 yield from (at(i, said) for i, said in self._drop_lost_answer(event.seq))
                 is_here = self._after_is(event.seq, _TEXT)
-                self._answer = _Answer(event.seq, started.message_id, self._after.offset if is_here else None)
+                self._answer = StreamedAnswer(event.seq, started.message_id, self._after.offset if is_here else None)
             case ModelFailed():
                 yield from self._last_of_lost_answer(event.seq)
             case ModelCompleted() as completed:
@@ -218,7 +166,7 @@ class Projection:
         self._status = status
         return CustomEvent(name=STATUS, value={"status": status.value, "waiting_for": [str(w) for w in waiting_for]})
 
-    def _text_upto(self, answer: _Answer, text: str) -> Iterator[Positioned]:
+    def _text_upto(self, answer: StreamedAnswer, text: str) -> Iterator[Positioned]:
         if answer.sent is None and text:
             answer.sent = 0
             opened = TextMessageStartEvent(message_id=answer.message_id, role="assistant")
@@ -228,7 +176,7 @@ class Projection:
             answer.sent = len(text)
             yield Positioned(Cursor(answer.seq, _TEXT, len(text)), more)
 
-    def _streamed(self, answer: _Answer) -> Iterator[Positioned]:
+    def _streamed(self, answer: StreamedAnswer) -> Iterator[Positioned]:
         answer.extend(self._deltas(answer.seq, answer.pieces))
         yield from self._text_upto(answer, answer.text())
 
@@ -249,7 +197,7 @@ class Projection:
         answer, self._answer = self._answer, None
         if answer is None:
             raise ValueError("a model.completed without its model.started")
-        text = _joined([block.text for block in completed.content if isinstance(block, Text)])
+        text = joined([block.text for block in completed.content if isinstance(block, Text)])
         yield from self._text_upto(answer, text)
         if answer.sent is not None:
             yield at(1, TextMessageEndEvent(message_id=answer.message_id))
@@ -323,10 +271,6 @@ class Projection:
             case _:
                 return RunErrorEvent(message=ended.message, code=ended.reason.value)
         return RunFinishedEvent(thread_id=self._run_id, run_id=self._run_id, result=result, outcome=outcome)
-
-
-def _joined(parts: list[str]) -> str:
-    return BLANK_LINE.join(part for part in parts if part)
 
 
 def _shown_name(decision: Decision) -> str:

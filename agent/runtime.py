@@ -32,7 +32,7 @@ class Runtime:
     """Contracts and argument types. The functions in them are not called here: the tool room does."""
     prices: Prices
     hooks: Hooks = field(default_factory=Hooks)
-    listen_every_s: float = 1.0
+    listen_every_s: float = 0.5
     """How long a call in progress goes on at most before the run's header is read again."""
     drain_s: float = 3.0
     """How long an interrupted model stream is read on, after the end is recorded, for the usage it closes with."""

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.cursor import BEGINNING, Cursor
 from agent.errors import InputInvalid
 from agent.identity import Principal
 from agent.ports import Clock, RunLog
-from agent.project_agui import BEGINNING, Cursor, Positioned, Projection
+from agent.project_agui import Positioned, Projection
 from agent.record import require_own_run
 
 MAX_WAIT_S = 20

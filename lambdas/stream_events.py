@@ -14,8 +14,8 @@ from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
+from agent.cursor import BEGINNING, Cursor
 from agent.identity import Role
-from agent.project_agui import BEGINNING, Cursor
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
 from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
-READ_TIMEOUT_S = 5
+READ_TIMEOUT_S = 3
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
 FILE_TIMEOUT_S = 30
 """For an object of the bucket."""
@@ -245,7 +245,7 @@ def _new(
     service: str,
     *,
     read_timeout_s: int = READ_TIMEOUT_S,
-    attempts: int = 3,
+    attempts: int = 2,
     credentials: "CredentialsTypeDef | None" = None,
 ) -> Any:  # noqa: ANN401 - as above
     import boto3

@@ -15,6 +15,7 @@ from typing import Any
 
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator
+from ministack.services import lambda_svc
 
 PARTITION_KEY = "pk"
 """In all of our tables."""
@@ -39,9 +40,31 @@ def add_missing_pieces() -> None:
     def pin_secure_origin(source_ip: str, _: bool) -> None:
         pin_origin(source_ip, True)
 
+    name_failed_requests()
     app.pin_request_origin = pin_secure_origin
     iam_actions.dynamodb_service_context = context_with_leading_keys
     iam_evaluator._first_match = first_match_with_variables  # noqa: SLF001 - there is no public place for it
+
+
+def name_failed_requests() -> None:
+    """Put `requestContext.requestId` into on-failure records, as AWS does: it proves which holder of a run is dead."""
+    dispatch, deliver = lambda_svc._execute_function_dispatch, lambda_svc._execute_function_with_config_scope  # noqa: SLF001
+    failed: dict[int, str] = {}
+
+    def dispatch_and_remember(func: Any, config: Any, event: Any, request_id: str, started: float) -> Any:  # noqa: ANN401
+        result = dispatch(func, config, event, request_id, started)
+        if isinstance(event, dict) and result.get("error"):
+            failed[id(event)] = request_id
+        return result
+
+    def deliver_named(func: Any, event: Any) -> Any:  # noqa: ANN401 - the emulator's own
+        # The record holds the very event that failed, so its identity leads to the request.
+        if isinstance(event, dict) and "requestPayload" in event:
+            event["requestContext"].setdefault("requestId", failed.pop(id(event["requestPayload"]), ""))
+        return deliver(func, event)
+
+    lambda_svc._execute_function_dispatch = dispatch_and_remember  # noqa: SLF001 - there is no public place for it
+    lambda_svc._execute_function_with_config_scope = deliver_named  # noqa: SLF001 - as above
 
 
 def leading_keys(request: Mapping[str, Any]) -> Iterator[str]:

@@ -17,9 +17,7 @@ from stacks.state import StateStack
 
 FLAGS = {
     "@aws-cdk/aws-iam:minimizePolicies": True,
-    "@aws-cdk/aws-apigateway:requestValidatorUniqueId": True,
-    "@aws-cdk/aws-s3:createDefaultLoggingPolicy": True,
-    "@aws-cdk/core:checkSecretUsage": True,
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",  # state can't go while functions hold on to it
     "aws:cdk:version-reporting": False,
 }
 """CDK's feature flags, here rather than in cdk.json, so that a synth without the CLI gives the same templates."""

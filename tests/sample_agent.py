@@ -70,7 +70,7 @@ def tools(effects: Counter[str]) -> Mapping[str, Tool[Any]]:
     return by_name([look, save, pay, export, ship])
 
 
-def release(**caps: int) -> Release:
+def release(*, timeout_s: float = 30, **caps: int) -> Release:
     """Return a release of all tools, with these caps instead of the generous ones."""
     generous = {
         "max_turns": 8,
@@ -82,7 +82,7 @@ def release(**caps: int) -> Release:
     }
     return Release(
         name="sample-1",
-        model=ModelChoice(id=MODEL, reason="a model that plays its script", max_tokens=1000, timeout_s=30),
+        model=ModelChoice(id=MODEL, reason="a model that plays its script", max_tokens=1000, timeout_s=timeout_s),
         prompt_file="none",
         prompt="You help.",
         tools=("look", "save", "pay", "export", "ship"),
@@ -98,10 +98,11 @@ class SampleCloud(MemoryCloud):
         *turns: Sequence[Step],
         failing: Mapping[int, Sequence[Sequence[Step]]] | None = None,
         caps: Mapping[str, int] | None = None,
+        timeout_s: float = 30,
         **around: Any,
     ) -> None:
         self.effects: Counter[str] = Counter()
         self.session_id: str | None = None
         self.script = ScriptedModel(*turns, failing=failing)
         around.setdefault("prices", PRICES)
-        super().__init__(release(**(caps or {})), tools(self.effects), self.script, **around)
+        super().__init__(release(timeout_s=timeout_s, **(caps or {})), tools(self.effects), self.script, **around)

@@ -38,6 +38,10 @@ WRONG = frozenset(
 """Codes no retry helps against; every other code is the service's trouble of the moment."""
 
 
+MAX_SILENCES = 3
+"""Transactions without a reply before giving up: each has cost the client's whole timeout, and somebody waits."""
+
+
 @dataclass(frozen=True)
 class Backoff:
     """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), bounded in number and in length."""
@@ -64,6 +68,7 @@ def transact(client: "DynamoDBClient", writes: Sequence[Any], *, token: str, bac
         StoreUnavailable: still contended after the bounded retries; it may or may not have been committed.
         ConfigurationInvalid: no retry helps.
     """
+    silences = 0
     for attempt in range(backoff.attempts):
         try:
             client.transact_write_items(TransactItems=writes, ClientRequestToken=token)
@@ -78,12 +83,14 @@ def transact(client: "DynamoDBClient", writes: Sequence[Any], *, token: str, bac
         except ClientError as error:
             require_passing(error)
         except BotoCoreError:  # no reply: it may or may not have been committed
-            pass
+            silences += 1
+            if silences == MAX_SILENCES:
+                break
         else:
             return {}
         if attempt < backoff.attempts - 1:
             backoff.wait(attempt)
-    raise StoreUnavailable(f"not written in {backoff.attempts} attempts")
+    raise StoreUnavailable(f"not written in {attempt + 1} attempts")
 
 
 BATCH = 100

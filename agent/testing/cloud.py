@@ -21,7 +21,7 @@ from agent.identity import Principal, Role
 from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
-from agent.ports import Model, Policy
+from agent.ports import Ledger, Model, Policy, RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
@@ -55,17 +55,22 @@ class MemoryCloud:
         limits: Limits = AMPLE,
         hooks: Hooks | None = None,
         strike: Strike | None = None,
+        data: MemoryTable | None = None,
+        log: RunLog | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.release = release
         self.model = model
         self.strike = strike or Strike()
         self.clock = FakeClock()
-        self.log = MemoryRunLog()
-        self.ledger = MemoryLedger(limits)
+        self.log: RunLog = log or MemoryRunLog()
+        self.ledger: Ledger = ledger or MemoryLedger(limits)
         self.queue = MemoryToolQueue()
         self.wake = MemoryWake()
         self.directory = MemoryDirectory()
-        self.tool_runner = InProcessToolRunner(ToolRoom(self.log, tools, MemoryTenantAccess(MemoryTable()), self.clock))
+        self.tool_runner = InProcessToolRunner(
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+        )
         self.invocations = 0
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""

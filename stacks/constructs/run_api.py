@@ -7,7 +7,7 @@ the shim can, and validates everything.
 import json
 import re
 
-from aws_cdk import RemovalPolicy
+from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_lambda as lambda_
@@ -80,7 +80,12 @@ class RunApi(Construct):
                 "This stage does without WAF: locally it would guard nothing, elsewhere it is most of the idle cost.",
                 "AwsSolutions-APIG3",
             )
-        authorizer = apigateway.CognitoUserPoolsAuthorizer(self, "SignedIn", cognito_user_pools=[pool])
+        authorizer = apigateway.CognitoUserPoolsAuthorizer(
+            self,
+            "SignedIn",
+            cognito_user_pools=[pool],
+            results_cache_ttl=Duration.seconds(0),  # a cached answer would outlive its token
+        )
         self._signed_in = apigateway.MethodOptions(
             authorizer=authorizer,
             authorization_type=apigateway.AuthorizationType.COGNITO,

@@ -79,6 +79,8 @@ class SignIn(Construct):
             refresh_token_validity=Duration.hours(12),
             enable_token_revocation=True,
             prevent_user_existence_errors=True,
-            read_attributes=cognito.ClientAttributes().with_standard_attributes(email=True, email_verified=True),
+            read_attributes=cognito.ClientAttributes()
+            .with_standard_attributes(email=True, email_verified=True)
+            .with_custom_attributes("tenant_id"),
             write_attributes=cognito.ClientAttributes().with_standard_attributes(email=True),
         )

@@ -15,35 +15,6 @@ NO_SDK_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
 """So that a fault reaches the adapter; what the SDK itself mends is not what is tested here."""
 
 
-def _keys(*names: tuple[str, str]) -> list[dict[str, str]]:
-    return [{"AttributeName": name, "KeyType": kind} for name, kind in names]
-
-
-def create_table(client: Any, name: str, **indexes: tuple[str, str]) -> None:
-    """Create a table as the infrastructure does: pk and sk, and indexes that hold the keys and the status."""
-    attributes = {"pk", "sk"} | {key for keys in indexes.values() for key in keys}
-    client.create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=_keys(("pk", "HASH"), ("sk", "RANGE")),
-        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in sorted(attributes)],
-        **(
-            {
-                "GlobalSecondaryIndexes": [
-                    {
-                        "IndexName": index,
-                        "KeySchema": _keys((keys[0], "HASH"), (keys[1], "RANGE")),
-                        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status"]},
-                    }
-                    for index, keys in indexes.items()
-                ]
-            }
-            if indexes
-            else {}
-        ),
-    )
-
-
 @pytest.fixture(scope="module")
 def _aws() -> Iterator[tuple[Callable[[str], Any], Wire]]:
     wire = Wire()

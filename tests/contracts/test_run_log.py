@@ -29,7 +29,7 @@ from agent.ports import RunLog
 from agent.runlog import MAX_APPEND, fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
-from tests.contracts.conftest import create_table
+from agent.testing.tables import create_table
 from tests.contracts.facts import NOW, answered, cancel, claim, new_run, requested
 from tests.contracts.racing import race
 

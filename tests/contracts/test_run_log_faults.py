@@ -120,6 +120,15 @@ def test_retries_are_bounded_and_back_off_with_jitter(log: DynamoDbRunLog, wire:
     assert log.header("acme", header.run_id) == header
 
 
+def test_a_store_that_never_answers_is_given_up_sooner(log: DynamoDbRunLog, wire: Wire) -> None:
+    header = log.create(new_run())
+    wire.next("TransactWriteItems", *[lose_request] * 50)
+    wire.calls.clear()
+    with pytest.raises(LogContended, match="3 attempts"):
+        log.append(header, [claim()], at=NOW)
+    assert wire.calls["TransactWriteItems"] == 3
+
+
 def test_full_jitter_takes_any_share_of_the_longest_wait() -> None:
     slept: list[float] = []
     backoff = Backoff(sleep=slept.append, random=iter([0.0, 0.5, 1.0]).__next__)

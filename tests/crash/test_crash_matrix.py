@@ -89,13 +89,9 @@ def out_of_turns(strike: Strike) -> SampleCloud:
 
 
 def handed_over(strike: Strike) -> SampleCloud:
-    # After the first turn too little of the lease is left for a model call of 30 s.
-    cloud = SampleCloud(
-        [lambda: cloud.clock.advance(255), *asks(("save", {"item": "a"}))],
-        says("Saved."),
-        caps={"max_duration_s": 7200},
-        strike=strike,
-    )
+    # After the first turn too little of the lease is left for a model call that may take 240 s.
+    late = [lambda: cloud.clock.advance(200), *asks(("save", {"item": "a"}))]
+    cloud = SampleCloud(late, says("Saved."), timeout_s=240, strike=strike)
     return cloud
 
 

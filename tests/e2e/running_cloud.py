@@ -150,7 +150,7 @@ class RunningCloud:
             yield Api(http)
 
     def anonymous(self, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=headers, timeout=40)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def aws(self, service: str, **credentials: str) -> Any:
         """Return a client of the emulated AWS: of its root user, or of whose credentials are given."""

@@ -50,6 +50,7 @@ def test_every_route_goes_to_its_door(deployment: Deployment) -> None:
 def test_every_route_wants_a_token_of_the_pool_with_the_scope(deployment: Deployment) -> None:
     authorizer = deployment["Edge"].only("AWS::ApiGateway::Authorizer")
     assert authorizer["Type"] == "COGNITO_USER_POOLS"
+    assert authorizer["AuthorizerResultTtlInSeconds"] == 0, "an expired token is refused at once"
     assert authorizer["IdentitySource"] == "method.request.header.Authorization"
     for route, method in _methods(deployment["Edge"]):
         assert method["AuthorizationType"] == "COGNITO_USER_POOLS", route

@@ -83,13 +83,22 @@ def test_the_key_rotates(deployment: Deployment) -> None:
     assert deployment["State"].only("AWS::KMS::Key")["EnableKeyRotation"] is True
 
 
-def test_the_bucket_is_private_encrypted_versioned_and_only_over_tls(deployment: Deployment) -> None:
+def test_the_bucket_is_private_encrypted_and_versioned(deployment: Deployment) -> None:
     bucket = deployment["State"].only("AWS::S3::Bucket")
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
     assert rule["BucketKeyEnabled"] is True
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_bucket_and_queues_refuse_what_comes_without_tls(deployments: dict[str, Deployment], name: str) -> None:
+    deployment = deployments[name]
+    assert len(deployment.of_type("AWS::SQS::QueuePolicy")) == len(deployment.of_type("AWS::SQS::Queue")) == 2
+    for policy in deployment.of_type("AWS::SQS::QueuePolicy"):
+        [deny] = policy["PolicyDocument"]["Statement"]
+        assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     statements = deployment["State"].only("AWS::S3::BucketPolicy")["PolicyDocument"]["Statement"]
     denied = [s["Condition"] for s in statements if s["Effect"] == "Deny" and s["Principal"] == {"AWS": "*"}]
     assert {"Bool": {"aws:SecureTransport": "false"}} in denied

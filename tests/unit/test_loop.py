@@ -1,11 +1,13 @@
 """A governed run from its question to its end, in memory."""
 
+import threading
 from collections import Counter
 from datetime import timedelta
 
 import pytest
 
 from agent.events import FeedbackGiven, ModelStarted, RunEnded, Status, ToolCompleted
+from agent.loop import hold
 from agent.ports import ModelStopped, TextDelta
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
@@ -90,14 +92,37 @@ def test_a_live_run_is_left_alone_and_an_ended_one_too():
     assert cloud.types(run).count("run.claimed") == 1
 
 
+def test_a_storm_of_wakes_at_once_makes_one_holder():
+    cloud = SampleCloud(asks(("pay", {"item": "a"})), says("Done."))
+    run = cloud.ask(QUESTION)
+    barrier = threading.Barrier(8)
+
+    def wake():
+        barrier.wait(5)
+        lease_until = cloud.clock.now() + timedelta(seconds=300)
+        hold(cloud.runtime(), "acme", run, owner=f"storm-{threading.get_ident()}", lease_until=lease_until)
+
+    threads = [threading.Thread(target=wake) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cloud.types(run).count("run.claimed") == 1
+    assert cloud.effects == {f"pay {run}/call_1_0": 1}
+
+
 def test_a_holder_that_was_replaced_writes_nothing_more():
+    replaced = threading.Event()
+
     def replace():
         cloud.clock.advance(301)
         assert cloud.invoke("acme", run).status is Status.COMPLETED
+        replaced.set()
 
     cloud = SampleCloud(says("Second."), failing={0: [[replace, *says("First.")]]})
     run = cloud.ask(QUESTION)
-    cloud.run_until_idle()
+    cloud.invoke("acme", run)
+    assert replaced.wait(10)
     assert cloud.state(run).ended.answer == "Second."
     assert cloud.types(run).count("run.ended") == 1
     # The second holder found the first one's call open: settled at its whole reservation, then asked again.
@@ -105,11 +130,9 @@ def test_a_holder_that_was_replaced_writes_nothing_more():
 
 
 def test_a_holder_near_the_end_of_its_lease_hands_over_and_the_next_goes_on():
-    # A model call may take 30 s and a lease keeps a margin of 10 s: 265 s into a lease of 300 s the next one won't fit.
-    cloud = SampleCloud([lambda: cloud.clock.advance(265), *asks(("look", {"item": "a"}))], says("Done."))
-    cloud.release = cloud.release.model_copy(
-        update={"model": cloud.release.model.model_copy(update={"timeout_s": 280.0})}
-    )
+    # Of a lease of 300 s, 10 are kept for the last appends: after 200 a call that may take 240 does not fit any more.
+    late = [lambda: cloud.clock.advance(200), *asks(("look", {"item": "a"}))]
+    cloud = SampleCloud(late, says("Done."), timeout_s=240)
     run = cloud.ask(QUESTION)
     cloud.wake.runs.clear()
     header = cloud.invoke("acme", run)

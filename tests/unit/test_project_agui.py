@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.cursor import BEGINNING, Cursor
 from agent.errors import InputInvalid
 from agent.events import Delta, EndReason
-from agent.project_agui import BEGINNING, Cursor, Positioned, Projection
+from agent.project_agui import Positioned, Projection
 from agent.runlog import fold
 from tests.agui.verifier import Verifier
 from tests.agui.written_runs import RUN_ID, RUNS, WrittenRun, written

@@ -16,6 +16,7 @@ from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_data import DynamoDbTenantData, load
 from agent.errors import CallNotDecided
 from agent.testing.decided_run import CALL, RUN, DecidedRun
+from agent.testing.tables import create_table
 from agent.testing.tenant_data import MemoryTenantData
 from lambdas import run_tool, wiring
 from lambdas.settings import RunToolSettings
@@ -105,12 +106,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         client = boto3.client("dynamodb")
         for table in (SETTINGS.runs_table, SETTINGS.tenant_table):
-            client.create_table(
-                TableName=table,
-                BillingMode="PAY_PER_REQUEST",
-                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-                AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],
-            )
+            create_table(client, table)
         region = {"LocationConstraint": "eu-central-1"}
         boto3.client("s3").create_bucket(Bucket=SETTINGS.bucket, CreateBucketConfiguration=region)  # type: ignore[arg-type] # a name of the stubs' list
         wiring._client.cache_clear()

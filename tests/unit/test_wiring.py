@@ -122,7 +122,7 @@ def test_the_tool_room_keeps_its_credentials_and_leaves_none_in_the_environment(
 
 def test_every_call_has_its_timeouts_said_and_only_harmless_ones_are_repeated() -> None:
     for client, read_s, attempts in [
-        (wiring._client("dynamodb"), 5, 3),
+        (wiring._client("dynamodb"), 3, 2),
         (wiring._bedrock(31.5), 40, 1),
         (wiring._patient_lambda(15.0), 20, 1),
     ]:

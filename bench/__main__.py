@@ -1,0 +1,67 @@
+"""`make bench`: prints what Keepgate itself costs as tables, and writes the same as JSON to build/bench.json."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import answers, bundles, run_cost, start_up
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 15
+
+
+def main() -> None:
+    """Measure, print, write."""
+    console = Console()
+    with console.status("start-up of each function"):
+        starts = start_up.measure(ROOT, ROUNDS)
+    with console.status("bundles"):
+        sizes = bundles.measure()
+    with console.status("the cost of a run"):
+        cost = run_cost.measure(ROUNDS * 4)
+    with console.status("waiting for answers on the local cloud"):
+        waits = answers.measure(ROUNDS)
+
+    rows = [
+        [s.door, f"{s.import_ms:.0f}", f"{s.ready_ms:.0f}", f"{s.memory_mib:.0f}", f"{sizes[s.door]:.1f}"]
+        for s in starts
+    ]
+    _print(console, "Cold start", ["function", "import ms", "ready ms", "memory MiB", "bundle MiB"], rows)
+    rows = [["wall ms", f"{cost.wall_ms:.1f}"], ["CPU ms", f"{cost.cpu_ms:.1f}"]]
+    rows += [[operation, str(count)] for operation, count in cost.calls.items()]
+    _print(console, "A run of two turns and one tool, beyond the model's time", ["what", "a run"], rows)
+    rows = [[name.removesuffix("_ms").replace("_", " "), f"{value:.0f}"] for name, value in asdict(waits).items()]
+    _print(console, "On the local cloud, from the request on", ["until", "ms"], rows)
+
+    report = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "rounds": ROUNDS,
+        "start_up": [asdict(s) | {"bundle_mib": sizes[s.door]} for s in starts],
+        "run": asdict(cost),
+        "answers": asdict(waits),
+    }
+    path = ROOT / "build" / "bench.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    console.print(
+        f"Medians of {ROUNDS} interleaved rounds, on Python {platform.python_version()}. JSON: build/bench.json"
+    )
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
