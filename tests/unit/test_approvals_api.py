@@ -26,6 +26,7 @@ class Api:
             says("Done."),
             policy=FixedPolicy({"pay": "ask"}),
         )
+        self.cloud.approver(BEN)
         self.run = self.cloud.ask(QUESTION, user_id=ANNA)
         self.cloud.deliver()
         self.asked = [asked.approval_id for asked in self.cloud.state(self.run).header.approvals]
