@@ -150,9 +150,7 @@ def test_it_says_that_an_approver_is_needed_and_what_came_of_it() -> None:
     cloud = Cloud(*begin, ask_for_approval, decided, *end)
     assert cloud.ask() == ask.ANSWERED
     needed = cloud.printed.index("· issue_refund …") + 1
-    assert re.fullmatch(
-        r"· issue_refund: needs an approver, until 20\S+ \(apr_[0-9A-Z]{26}_1_0\)", cloud.printed[needed]
-    )
+    assert re.fullmatch(r"· issue_refund: needs an approver \(apr_[0-9A-Z]{26}_1_0\)", cloud.printed[needed])
     assert cloud.printed[needed + 1 :] == [
         "· waiting for approval",
         "· issue_refund: rejected",
