@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.hooks import Hooks
-from agent.ports import Clock, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
+from agent.ports import Clock, Directory, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -22,6 +22,7 @@ class Runtime:
     tool_queue: ToolQueue
     wake: Wake
     policy: Policy
+    directory: Directory
     clock: Clock
     random: Callable[[], float]
     """Numbers in [0, 1), for jitter alone."""
