@@ -1,6 +1,7 @@
 """Decide from a terminal about calls that need a person: `python -m local.approve` lists them, with an id it decides.
 
-Shows what the API shows approvers: the arguments that will run, and the requester's own words. Exit codes as `local.ask`.
+Shows what the API shows approvers: the arguments that will run, and the requester's own words. Exit codes are those of
+`local.ask`.
 """
 
 import json
