@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
-from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, TryLater
+from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, ToolUnreached, TryLater
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted, Verdict
 from agent.execution import ToolJob, find_call
 from agent.held_run import read_state
-from agent.ports import Clock, RunLog, ToolRunner, Wake
+from agent.ports import Breakers, Clock, RunLog, ToolRunner, Wake
 from agent.runlog import RunState, Turn
-from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, refused, unknown
+from agent.tool_results import MAX_TOOL_ATTEMPTS, breaker, completed, contract_changed, refused, unavailable, unknown
 from agent.tools import Contract, Tool
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class QueueWorker:
     log: RunLog
     tool_runner: ToolRunner
     wake: Wake
+    breakers: Breakers
     tools: Mapping[str, Tool[Any]]
     """For the contracts; the functions in them run in the tool room."""
     clock: Clock
@@ -146,7 +147,7 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted:
+def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown:
     """Start the call in the log and run it.
 
     Raises:
@@ -158,6 +159,9 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -
     assert contract is not None  # noqa: S101 - `_result_without_running` has just given a result otherwise
     if worker.clock.now() + timedelta(seconds=contract.timeout_s + GRACE_S) > until:
         raise TryLater("this worker has no time left for the call")
+    name = breaker(decision.tool)
+    if not worker.breakers.admits(name, patience_s=contract.timeout_s + GRACE_S):
+        return unavailable(decision, attempt=call.attempt)
     start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=call.attempt)
     worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
     with tracing.execute_tool(decision.tool, decision.call_id, tenant_id=job.tenant_id, run_id=job.run_id) as span:
@@ -172,6 +176,14 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -
         except CallNotDecided:
             tracing.fail(span, CallNotDecided.code)
             return refused(decision)
+        except ToolUnreached:
+            tracing.fail(span, ToolUnreached.code)
+            worker.breakers.failed(name)
+            return unavailable(decision, attempt=call.attempt)
+        except ToolLost:
+            worker.breakers.failed(name)
+            raise
+        worker.breakers.succeeded(name)
         span.set_attribute(tracing.OUTCOME, reply.outcome)
         return completed(decision, contract, reply, calls=call.calls)
 

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lambdas.settings import (
+    BreakerSettings,
     RunAgentSettings,
     RunToolSettings,
     ShimSettings,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
     from agent.admission import Room1
+    from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.run_log import DynamoDbRunLog
@@ -87,6 +89,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         tool_runner=_tool_runner(settings.tool_function),
         tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
         wake=_wake(settings.agent_function),
+        breakers=_breakers(settings),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
         clock=SystemClock(),
         random=random.random,
@@ -127,6 +130,7 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
         log=_run_log(settings.runs_table),
         tool_runner=_tool_runner(settings.tool_function),
         wake=_wake(settings.agent_function),
+        breakers=_breakers(settings),
         tools=TOOLS,
         clock=SystemClock(),
     )
@@ -161,6 +165,17 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
         platform_month_micros=settings.platform_month_limit_micros,
     )
     return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
+
+
+def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":
+    from agent.aws.breakers import DynamoDbBreakers
+    from agent.aws.clock import SystemClock
+    from agent.ports import BreakerRules
+
+    rules = BreakerRules(
+        failures=settings.breaker_failures, window_s=settings.breaker_window_s, open_s=settings.breaker_open_s
+    )
+    return DynamoDbBreakers(_client("dynamodb"), settings.control_table, rules, SystemClock())
 
 
 def _wake(function: str) -> "LambdaWake":

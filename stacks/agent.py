@@ -19,7 +19,7 @@ from stacks.constructs.data_role import DATA, DataRole
 from stacks.constructs.locked_door import lock_door
 from stacks.constructs.model_rights import allow_model
 from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
-from stacks.contracts import read_model_id, read_rights
+from stacks.contracts import read_model_ids, read_rights
 from stacks.findings import accept
 from stacks.stage_stack import StageStack
 from stacks.state import StateStack
@@ -98,6 +98,10 @@ class AgentStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
+                control_table=state.control.table_name,
+                breaker_failures=stage.breaker_failures,
+                breaker_window_s=stage.breaker_window_s,
+                breaker_open_s=stage.breaker_open_s,
                 agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
@@ -109,8 +113,10 @@ class AgentStack(StageStack):
         )
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
-        allow_model(function, read_model_id(stage.agent, stage.release))
+        for model_id in read_model_ids(stage.agent, stage.release):
+            allow_model(function, model_id)
         return function
 
     def _run_tool(self, timeout: Duration) -> RoomFunction:
@@ -150,11 +156,16 @@ class AgentStack(StageStack):
                 service="work_tool_queue",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                control_table=state.control.table_name,
+                breaker_failures=stage.breaker_failures,
+                breaker_window_s=stage.breaker_window_s,
+                breaker_open_s=stage.breaker_open_s,
                 tool_function=stage.resource_name("run_tool"),
                 agent_function=stage.resource_name("run_agent"),
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )

@@ -27,6 +27,7 @@ from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.ledger import AMPLE, MemoryLedger
@@ -68,6 +69,7 @@ class MemoryCloud:
         self.tool_runner = InProcessToolRunner(
             ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
         )
+        self.breakers = BreakerItems()
         self.invocations = 0
         self.tools = tools
         self._policy = policy or FixedPolicy()
@@ -103,6 +105,7 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             tool_queue=process.wrap(self.queue, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
             policy=self._policy,
             clock=self.clock,
             random=lambda: 1.0,
@@ -149,6 +152,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
             tools=self.tools,
             clock=self.clock,
         )

@@ -1,6 +1,7 @@
 """The door of the queue: what is done with is acknowledged, what failed goes back, and the rest is not touched."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ from aws_lambda_powertools import Logger
 
 from agent.errors import ToolLost
 from agent.queued_calls import QueueWorker
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from lambdas import work_tool_queue
@@ -17,7 +19,16 @@ from support_desk.tools import TOOLS
 
 JOB = {"tenant_id": "acme", "run_id": RUN, "call_id": CALL, "traceparent": None}
 SETTINGS = WorkToolQueueSettings(
-    stage="test", service="work_tool_queue", trace_exporter="none", runs_table="", tool_function="", agent_function=""
+    stage="test",
+    service="work_tool_queue",
+    trace_exporter="none",
+    runs_table="",
+    tool_function="",
+    agent_function="",
+    control_table="",
+    breaker_failures=1,
+    breaker_window_s=1,
+    breaker_open_s=1,
 )
 
 
@@ -41,7 +52,14 @@ class Door:
         self.run.queue()
         self.wake = MemoryWake()
         runner = InProcessToolRunner(self.run.room)
-        self.worker = QueueWorker(self.run.log, runner, self.wake, self.run.room.tools, self.run.clock)
+        self.worker = QueueWorker(
+            self.run.log,
+            runner,
+            self.wake,
+            MemoryBreakers(BreakerItems(), STEADY, self.run.clock),
+            self.run.room.tools,
+            self.run.clock,
+        )
 
     def __call__(self, *bodies: str, time_ms: int = 340_000) -> list[str]:
         """Deliver the messages and return the ids of those that go back to the queue."""
@@ -97,6 +115,6 @@ def test_a_call_that_keeps_getting_lost_ends_as_unknown() -> None:
         def run(self, *args: Any, **options: Any) -> Any:
             raise ToolLost("gone")
 
-    door.worker = QueueWorker(door.run.log, Lost(door.run.room), door.wake, door.run.room.tools, door.run.clock)
+    door.worker = replace(door.worker, tool_runner=Lost(door.run.room))
     assert door(json.dumps(JOB)) == []
     assert door.run.payloads()[-1].type == "tool.outcome_unknown"
