@@ -206,6 +206,12 @@ class ToolUnreached(KeepgateError):
     code = "tool_unreached"
 
 
+class JobPoisoned(KeepgateError):
+    """A job of the queue was delivered in vain as often as it may be; its run was told, and it is a dead letter."""
+
+    code = "job_poisoned"
+
+
 class ToolLost(KeepgateError):
     """The function that ran a tool died or timed out: what the tool did is not known."""
 

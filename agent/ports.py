@@ -266,6 +266,26 @@ class ToolRunner(Protocol):
         ...
 
 
+class ProgressNotes(Protocol):
+    """What tools of the queue tell while they work, on its way from the tool's room into the run's log."""
+
+    def write(self, tenant_id: str, run_id: str, call_id: str, *, attempt: int, index: int, text: str) -> None:
+        """Keep note number `index` (from 0, below `events.MAX_PROGRESS_NOTES`) of a start, for about an hour.
+
+        Raises:
+            StoreUnavailable: perhaps not kept.
+        """
+        ...
+
+    def read(self, tenant_id: str, run_id: str, call_id: str, *, attempt: int, from_index: int) -> list[str]:
+        """Return the notes of a start from an index on, in order.
+
+        Raises:
+            StoreUnavailable: no answer within the bounded retries.
+        """
+        ...
+
+
 class ToolQueue(Protocol):
     """Takes calls whose contract is `queued`."""
 

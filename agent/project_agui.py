@@ -59,6 +59,7 @@ from agent.events import (
     Text,
     ToolCompleted,
     ToolOutcomeUnknown,
+    ToolProgress,
     ToolQueued,
     ToolStarted,
     Verdict,
@@ -70,6 +71,8 @@ STATUS = "keepgate.status"
 """Name of the custom event that says where the run stands: `{status, waiting_for}`."""
 TOOL_STATUS = "keepgate.tool_status"
 """Name of the custom event of a call that goes through the queue: `{tool_call_id, tool, status}`."""
+TOOL_PROGRESS = "keepgate.tool_progress"
+"""Name of the custom event of a call that tells how far it has come: `{tool_call_id, tool, text}`."""
 
 _TEXT = 3
 """The index of an answer's text among the events of its `model.started`: after what closes a lost answer."""
@@ -145,7 +148,7 @@ class Projection:
                 yield from self._last_of_lost_answer(event.seq)
             case ModelCompleted() as completed:
                 yield from self._complete(completed, at)
-            case ToolQueued() | ToolStarted() | ToolCompleted() | ToolOutcomeUnknown() as change:
+            case ToolQueued() | ToolStarted() | ToolProgress() | ToolCompleted() | ToolOutcomeUnknown() as change:
                 yield from (at(1, said) for said in self._on_call(change))
             case RunEnded() as ended:
                 yield from self._last_of_lost_answer(event.seq)
@@ -223,7 +226,9 @@ class Projection:
             if decision.verdict is Verdict.DENY:
                 yield at(first + 3, self._result(call.id, "denied"))
 
-    def _on_call(self, change: ToolQueued | ToolStarted | ToolCompleted | ToolOutcomeUnknown) -> Iterator[BaseEvent]:
+    def _on_call(
+        self, change: ToolQueued | ToolStarted | ToolProgress | ToolCompleted | ToolOutcomeUnknown
+    ) -> Iterator[BaseEvent]:
         decision = self._calls.get(change.call_id)
         if decision is None:  # it has its one result already
             return
@@ -232,6 +237,9 @@ class Projection:
                 yield self._tool_status(change.call_id, "queued")
             case ToolStarted() if decision.queued:
                 yield self._tool_status(change.call_id, "started")
+            case ToolProgress(text=text) if decision.shown_to_user:
+                value = {"tool_call_id": change.call_id, "tool": _shown_name(decision), "text": text}
+                yield CustomEvent(name=TOOL_PROGRESS, value=value)
             case ToolCompleted():
                 yield self._result(change.call_id, change.outcome, change)
             case ToolOutcomeUnknown():

@@ -49,6 +49,11 @@ def unavailable(decision: Decision, *, attempt: int) -> ToolCompleted | ToolOutc
     return failed(decision, "tool_unavailable", "The tool is not available at the moment and did not run.")
 
 
+def tool_failed(decision: Decision) -> ToolCompleted:
+    """Return the result of a call that never began, however often it was tried."""
+    return failed(decision, "tool_failed", "The tool could not be run.")
+
+
 def contract_changed(decision: Decision) -> ToolCompleted:
     """Return the result of a call whose tool was deployed anew between decision and start."""
     return failed(decision, "contract_changed", "The tool has changed since the call was decided.")

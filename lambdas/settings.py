@@ -101,6 +101,7 @@ class RunToolSettings(Settings):
     bucket: str
     data_role_arn: str
     """Assumed with the session tag `tenant_id`."""
+    progress_table: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,9 @@ class WorkToolQueueSettings(BreakerSettings):
     """Room 3: jobs from the queue."""
 
     runs_table: str
+    progress_table: str
+    max_receives: int
+    """The delivery of a job that is its last."""
     tool_function: str
     agent_function: str
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
+    from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
     from agent.execution import ToolRoom
     from agent.queued_calls import QueueWorker
@@ -108,6 +109,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
 
     clock = SystemClock()
     log = _run_log(settings.runs_table)
+    notes = _notes(settings.progress_table)
     access = TenantSessions(
         sts=_client("sts"),
         role_arn=settings.data_role_arn,
@@ -117,7 +119,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
         clock=clock,
     )
     drop_ambient_credentials(os.environ)
-    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock)
+    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock, notes=notes)
 
 
 def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
@@ -131,6 +133,7 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
         tool_runner=_tool_runner(settings.tool_function),
         wake=_wake(settings.agent_function),
         breakers=_breakers(settings),
+        notes=_notes(settings.progress_table),
         tools=TOOLS,
         clock=SystemClock(),
     )
@@ -165,6 +168,13 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
         platform_month_micros=settings.platform_month_limit_micros,
     )
     return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
+
+
+def _notes(table: str) -> "DynamoDbProgressNotes":
+    from agent.aws.clock import SystemClock
+    from agent.aws.progress import DynamoDbProgressNotes
+
+    return DynamoDbProgressNotes(_client("dynamodb"), table, SystemClock())
 
 
 def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":

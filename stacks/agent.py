@@ -29,6 +29,8 @@ WAKE_PATIENCE = Duration.minutes(2)
 """How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
 WAKERS = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
 """Who wakes the agent; itself, when its lease ends before the run."""
+MAX_RECEIVES = 4
+"""Deliveries of a tool job: three to do it, one to tell its run that nobody will."""
 MARGIN_S = 15
 """Between the timeouts of those who wait for each other: the inner one ends first and can still answer."""
 
@@ -59,7 +61,7 @@ class AgentStack(StageStack):
             enforce_ssl=True,
             visibility_timeout=Duration.seconds(rights.longest_s + 3 * MARGIN_S),
             retention_period=Duration.days(1),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=3),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=MAX_RECEIVES),
         )
 
         self.run_agent = self._run_agent(lambda_.Code.from_asset(str(bundles.agent)))
@@ -136,8 +138,10 @@ class AgentStack(StageStack):
                 tenant_table=state.tenant_data.table_name,
                 bucket=state.files.bucket_name,
                 data_role_arn=role_arn(self, stage, DATA),
+                progress_table=state.progress.table_name,
             ),
         )
+        function.may_use(state.progress, ["PutItem"])
         function.may_use(state.runs, ["GetItem", "Query"])
         return function
 
@@ -150,12 +154,14 @@ class AgentStack(StageStack):
             code=self._code,
             timeout=timeout,
             in_wake_cycle=True,
-            if_lost="SQS delivers the job again, three times, then to the dead-letter queue.",
+            if_lost="SQS delivers the job again; the last delivery tells the run, then it is a dead letter.",
             settings=WorkToolQueueSettings(
                 stage=stage.name,
                 service="work_tool_queue",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                progress_table=state.progress.table_name,
+                max_receives=MAX_RECEIVES,
                 control_table=state.control.table_name,
                 breaker_failures=stage.breaker_failures,
                 breaker_window_s=stage.breaker_window_s,
@@ -166,6 +172,7 @@ class AgentStack(StageStack):
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
         function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
+        function.may_use(state.progress, ["Query"])
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )

@@ -31,6 +31,7 @@ from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.ledger import AMPLE, MemoryLedger
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -66,8 +67,9 @@ class MemoryCloud:
         self.ledger: Ledger = ledger or MemoryLedger(limits)
         self.queue = MemoryToolQueue()
         self.wake = MemoryWake()
+        self.notes = MemoryProgressNotes()
         self.tool_runner = InProcessToolRunner(
-            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock, self.notes)
         )
         self.breakers = BreakerItems()
         self.invocations = 0
@@ -153,6 +155,7 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
             clock=self.clock,
         )

@@ -28,6 +28,8 @@ TABLES = {
     ("run_agent", "Ledger"): {"BatchGetItem", "Query", "PutItem", "UpdateItem"},
     ("run_agent", "Control"): {"GetItem", "UpdateItem"},
     ("work_tool_queue", "Control"): {"GetItem", "UpdateItem"},
+    ("run_tool", "Progress"): {"PutItem"},
+    ("work_tool_queue", "Progress"): {"Query"},
     ("run_tool", "Runs"): {"GetItem", "Query"},
     ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem"},
     ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
@@ -63,7 +65,7 @@ def test_each_role_uses_exactly_the_tables_and_actions_of_its_door(statements: l
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for statement in statements:
         for resource in statement.resources:
-            for table in ("Runs", "Ledger", "Control", "TenantData"):
+            for table in ("Runs", "Ledger", "Control", "TenantData", "Progress"):
                 if resource.startswith(f"<ExportsOutputFnGetAtt{table}") and "/index/" not in resource:
                     found[statement.door, table] |= {a.removeprefix("dynamodb:") for a in statement.actions}
     assert found == TABLES

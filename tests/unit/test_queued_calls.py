@@ -95,6 +95,7 @@ class Queue(DecidedRun):
             self.runner,
             self.wake,
             MemoryBreakers(BreakerItems(), STEADY, self.clock),
+            self.notes,
             self.room.tools,
             self.clock,
         )

@@ -53,9 +53,20 @@ SETTINGS = {
         tool_queue_url="https://queue",
     ),
     "tool_room": RunToolSettings(
-        **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
+        **STAGE,
+        tenant_table="tenants",
+        bucket="files",
+        data_role_arn="arn:aws:iam::1:role/data",
+        progress_table="progress",
     ),
-    "queue_worker": WorkToolQueueSettings(**STAGE, **BREAKERS, tool_function="run_tool", agent_function="run_agent"),
+    "queue_worker": WorkToolQueueSettings(
+        **STAGE,
+        **BREAKERS,
+        progress_table="progress",
+        max_receives=4,
+        tool_function="run_tool",
+        agent_function="run_agent",
+    ),
     "sweeper": SweepRunsSettings(**STAGE, **LEDGER, agent_function="run_agent"),
 }
 ENVIRONMENT = {
