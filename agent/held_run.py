@@ -27,7 +27,7 @@ from agent.events import (
 )
 from agent.ports import RunLog
 from agent.release import Release
-from agent.runlog import END, RunHeader, RunState, extend, step
+from agent.runlog import END, RunHeader, RunState, Turn, extend, step
 from agent.runtime import Runtime
 
 MAX_MOVES = 20
@@ -67,6 +67,8 @@ class HeldRun:
         """Whether nothing was written since the claim."""
         self.sent = set(state.turn.queued) if state.turn and found is Status.WAITING else set[str]()
         """Queued calls that were sent: by this holder, or by the one that parked the run, which sends first."""
+        self.unchecked = set[str]()
+        """Calls that were approved, and whose approval can't be checked at the moment: they go on waiting."""
         self.interrupted: Callable[[], Usage | None] | None = None
         """After the end of the run: reads on in the model call it interrupted, for its usage."""
         self._lease_until = lease_until
@@ -231,9 +233,16 @@ def _still_waits(state: RunState, now: datetime) -> bool:
     header, turn = state.header, state.turn
     if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at or turn is None:
         return False
-    return not turn.is_settled and not any(
-        now >= queued.due_at for call_id, queued in turn.queued.items() if call_id not in turn.results
-    )
+    open_calls = (d.call_id for d in turn.completed.decisions if d.call_id not in turn.results)
+    return not turn.is_settled and not any(_is_ripe(turn, call_id, now) for call_id in open_calls)
+
+
+def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:
+    """Whether a holder could do something about a call that a parked run waits for."""
+    queued, requested = turn.queued.get(call_id), turn.requested.get(call_id)
+    if queued is not None:
+        return now >= queued.due_at
+    return requested is not None and (call_id in turn.decided or now >= requested.expires_at)
 
 
 def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.hooks import Hooks
-from agent.ports import Breakers, Clock, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
+from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -23,6 +23,7 @@ class Runtime:
     wake: Wake
     breakers: Breakers
     policy: Policy
+    directory: Directory
     clock: Clock
     random: Callable[[], float]
     """Numbers in [0, 1), for jitter alone."""

@@ -85,6 +85,8 @@ class RunAgentSettings(BreakerSettings):
     """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
     tool_queue_url: str
+    user_pool_id: str
+    """Whose people are asked for their roles before an approved call starts."""
     user_day_limit_micros: int
     tenant_month_limit_micros: int
     platform_month_limit_micros: int

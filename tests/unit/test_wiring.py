@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 
 from agent.aws.bedrock import BedrockModel
+from agent.aws.directory import CognitoDirectory
 from agent.aws.functions import LambdaToolRunner, LambdaWake
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
@@ -26,6 +27,7 @@ from lambdas.settings import (
     SweepRunsSettings,
     WorkToolQueueSettings,
 )
+from support_desk.tools import TOOLS
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
 LEDGER: dict[str, Any] = {
@@ -51,6 +53,7 @@ SETTINGS = {
         agent_function="run_agent",
         tool_function="run_tool",
         tool_queue_url="https://queue",
+        user_pool_id="eu-central-1_pool",
     ),
     "tool_room": RunToolSettings(
         **STAGE,
@@ -100,6 +103,9 @@ def test_the_run_api_can_append_and_wake() -> None:
     assert isinstance(room.log, DynamoDbRunLog)
     assert isinstance(room.wake, LambdaWake)
     assert room.release.name == "support-desk-1"
+    assert {name: contract.sha256() for name, contract in room.contracts.items()} == {
+        name: tool.contract.sha256() for name, tool in TOOLS.items()
+    }
 
 
 def test_the_event_stream_can_read() -> None:
@@ -116,6 +122,7 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
     assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
     assert runtime.ledger._limits.of("tenant") == 2
+    assert isinstance(runtime.directory, CognitoDirectory)
 
 
 def test_the_queue_worker_and_the_sweeper_have_theirs() -> None:
