@@ -47,6 +47,11 @@ class Stage:
     """In five minutes, of `GET …/events`."""
     queue_concurrency: int
     """How many queued tool calls run at a time."""
+    breaker_failures: int = 5
+    """So many failed calls of one model or tool within a window open its circuit breaker."""
+    breaker_window_s: int = 30
+    breaker_open_s: int = 30
+    """How long none is called; then one call is tried."""
     agent: str = "support_desk"
     """The folder of the agent: its contracts and releases."""
     release: str = "support-desk-1"
