@@ -135,6 +135,7 @@ LOCAL = Stage(
     requests_per_ip=100_000,
     reconnects_per_ip=100_000,
     queue_concurrency=2,
+    breaker_failures=20,  # one scripted model for all: what one test breaks should not stop the next
     user_day_limit_micros=5 * DOLLAR_MICROS,
     tenant_month_limit_micros=50 * DOLLAR_MICROS,
     platform_month_limit_micros=500 * DOLLAR_MICROS,
