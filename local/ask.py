@@ -165,6 +165,8 @@ class Asking:
                 self._note(f"{self._tools.get(call_id, 'a tool')}: {json.loads(content)['status']}")
             case {"type": "CUSTOM", "name": "keepgate.tool_status", "value": {"tool": tool, "status": status}}:
                 self._note(f"{tool}: {status}")
+            case {"type": "CUSTOM", "name": "keepgate.tool_progress", "value": {"tool": tool, "text": text}}:
+                self._note(f"{tool}: {text}")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"status": "pending", **asked}}:
                 self._note(f"{asked['tool']}: needs an approver ({asked['approval_id']})")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"tool": tool, "status": status}}:

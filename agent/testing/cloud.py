@@ -28,10 +28,12 @@ from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.directory import MemoryDirectory
 from agent.testing.ledger import AMPLE, MemoryLedger
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -67,15 +69,17 @@ class MemoryCloud:
         self.ledger: Ledger = ledger or MemoryLedger(limits)
         self.queue = MemoryToolQueue()
         self.wake = MemoryWake()
+        self.notes = MemoryProgressNotes()
         self.directory = MemoryDirectory()
         self.tool_runner = InProcessToolRunner(
-            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock, self.notes)
         )
+        self.breakers = BreakerItems()
         self.invocations = 0
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
-        self._policy = policy or FixedPolicy()
+        self.policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
@@ -139,7 +143,8 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             tool_queue=process.wrap(self.queue, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
-            policy=self._policy,
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            policy=self.policy,
             directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
             random=lambda: 1.0,
@@ -191,6 +196,8 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
             clock=self.clock,
         )

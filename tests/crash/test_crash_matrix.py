@@ -167,7 +167,7 @@ def check(cloud: SampleCloud, run: str, where: str = "undisturbed") -> None:
     prefix: RunState | None = None
     for event in events:
         prefix = step(prefix, event)
-        assert problems(messages.request(prefix, release(), cloud.tools)) == [], (where, event.seq)
+        assert problems(messages.request(prefix, release(), release().model, cloud.tools)) == [], (where, event.seq)
 
 
 def check_call(cloud: SampleCloud, run: str, events: list[Event], decision: Decision, where: str) -> None:
