@@ -178,7 +178,7 @@ class MemoryCloud:
             self.each_minute()
             self.queue.jobs.extend(self._returned)
             self._returned.clear()
-            self._survive(lambda sweeper: sweeper.sweep(limit=100))
+            self.sweep()
         raise TimeoutError(f"runs are not over after {MAX_MINUTES} minutes")
 
     def deliver(self) -> None:
@@ -188,6 +188,14 @@ class MemoryCloud:
                 self.invoke(*self.wake.runs.popleft())
             else:
                 self.work(self.queue.jobs.popleft())
+
+    def sweep(self) -> None:
+        """Let the sweeper look after what is due."""
+        self._survive(lambda sweeper: sweeper.sweep(limit=100))
+
+    def bury(self, tenant_id: str, run_id: str, *, owner: str) -> None:
+        """Report the death of an invocation, as Lambda does after its timeout."""
+        self._survive(lambda sweeper: sweeper.bury(tenant_id, run_id, owner=owner, cause="Timeout"))
 
     def work(self, job: ToolJob) -> None:
         """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
