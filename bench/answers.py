@@ -45,8 +45,8 @@ def measure(rounds: int) -> Answers:
             # The first round finds everything cold.
             samples = [_ask(client, cloud) for _ in range(rounds + 1)][1:]
             resumed = [_resume(client, approver, cloud, number) for number in range(rounds + 1)][1:]
-    medians = (statistics.median(sample[n] for sample in samples) for n in range(4))
-    return Answers(*medians, statistics.median(resumed))
+    medians = [statistics.median(sample[n] for sample in samples) for n in range(4)]
+    return Answers(*[*medians, statistics.median(resumed)])
 
 
 def _signed_in(token: str) -> httpx.Client:
