@@ -216,7 +216,10 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
     for _ in range(MAX_MOVES):
         state = read_state(runtime.log, tenant_id, run_id)
         now = runtime.clock.now()
-        if state is None or state.is_over or state.header.has_live_holder(now) or _still_waits(state, now):
+        if state is None or state.is_over or state.header.has_live_holder(now):
+            return None
+        if _still_waits(state, now):
+            _sleep_on(runtime, state)
             return None
         claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
         try:
@@ -239,10 +242,31 @@ def _still_waits(state: RunState, now: datetime) -> bool:
 
 def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:
     """Whether a holder could do something about a call that a parked run waits for."""
-    queued, requested = turn.queued.get(call_id), turn.requested.get(call_id)
-    if queued is not None:
-        return now >= queued.due_at
-    return requested is not None and (call_id in turn.decided or now >= requested.expires_at)
+    due_at = _due_at(turn, call_id)
+    return due_at is not None and (now >= due_at or (call_id in turn.decided and call_id not in turn.queued))
+
+
+def _due_at(turn: Turn, call_id: str) -> datetime | None:
+    """Return when a call's wait ends: in the queue, or before that before a person."""
+    if queued := turn.queued.get(call_id):
+        return queued.due_at
+    requested = turn.requested.get(call_id)
+    return requested.expires_at if requested else None
+
+
+def _sleep_on(runtime: Runtime, state: RunState) -> None:
+    """Make a run that was woken too early due when its next wait ends.
+
+    What came in meanwhile made it due at once, and a sweep since perhaps a backoff later: it could oversleep.
+    """
+    header = runtime.log.header(state.header.tenant_id, state.header.run_id)
+    if state.turn is None or header is None or header.next_seq != state.header.next_seq:
+        return
+    open_calls = (d.call_id for d in state.turn.completed.decisions if d.call_id not in state.turn.results)
+    waits = [due_at for call_id in open_calls if (due_at := _due_at(state.turn, call_id))]
+    due_at = min([header.deadline_at, *waits])
+    if header.due_at != due_at:
+        runtime.log.postpone(header, due_at)
 
 
 def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:

@@ -168,7 +168,7 @@ class Asking:
             case {"type": "CUSTOM", "name": "keepgate.tool_progress", "value": {"tool": tool, "text": text}}:
                 self._note(f"{tool}: {text}")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"status": "pending", **asked}}:
-                self._note(f"{asked['tool']}: needs an approver, until {asked['expires_at']} ({asked['approval_id']})")
+                self._note(f"{asked['tool']}: needs an approver ({asked['approval_id']})")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"tool": tool, "status": status}}:
                 self._note(f"{tool}: {status}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": "waiting", "waiting_for": reasons}}:

@@ -79,7 +79,7 @@ class MemoryCloud:
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
-        self.policy = policy or FixedPolicy()
+        self._policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
@@ -144,7 +144,7 @@ class MemoryCloud:
             tool_queue=process.wrap(self.queue, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
-            policy=self.policy,
+            policy=self._policy,
             directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
             random=lambda: 1.0,

@@ -136,6 +136,24 @@ def test_waking_a_run_that_waits_for_a_person_writes_nothing():
     assert cloud.types(run) == before
 
 
+def test_a_result_that_comes_while_a_person_is_waited_for_costs_one_invocation_and_delays_no_expiry():
+    cloud, run = parked(("export", {"item": "a"}), PAY, caps={"max_duration_s": 90_000, "max_approval_wait_s": 80_000})
+    cloud.deliver()
+    state = cloud.state(run)
+    assert state.header.status is Status.WAITING
+    assert list(state.turn.results) == ["call_1_0"]
+    expires_at = state.header.approvals[0].expires_at
+    assert cloud.log.header("acme", run).due_at == expires_at
+    before = cloud.invocations
+    while cloud.clock.now() < expires_at:
+        assert cloud.invocations == before
+        cloud.clock.advance(60)
+        cloud._survive(lambda sweeper: sweeper.sweep(limit=100))
+        cloud.deliver()
+    assert code_of(only_result(cloud, run, "call_1_1")) == "approval_expired"
+    assert cloud.state(run).ended.answer == "Done."
+
+
 def test_a_decision_whose_wake_was_lost_is_found_by_the_sweep():
     cloud, run = parked()
     cloud.decide(approval(cloud, run))
@@ -246,11 +264,11 @@ def change_release(cloud):
 
 
 def change_policy(cloud):
-    cloud.policy = ChangedPolicy()
+    cloud._policy = ChangedPolicy()
 
 
 def forbid_by_policy(cloud):
-    cloud.policy = FixedPolicy({"pay": "deny"})
+    cloud._policy = FixedPolicy({"pay": "deny"})
 
 
 def forbid_by_hook(cloud):
