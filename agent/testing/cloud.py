@@ -79,7 +79,7 @@ class MemoryCloud:
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
-        self._policy = policy or FixedPolicy()
+        self.policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
@@ -144,7 +144,7 @@ class MemoryCloud:
             tool_queue=process.wrap(self.queue, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
-            policy=self._policy,
+            policy=self.policy,
             directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
             random=lambda: 1.0,
@@ -178,7 +178,7 @@ class MemoryCloud:
             self.each_minute()
             self.queue.jobs.extend(self._returned)
             self._returned.clear()
-            self._survive(lambda sweeper: sweeper.sweep(limit=100))
+            self.sweep()
         raise TimeoutError(f"runs are not over after {MAX_MINUTES} minutes")
 
     def deliver(self) -> None:
@@ -188,6 +188,14 @@ class MemoryCloud:
                 self.invoke(*self.wake.runs.popleft())
             else:
                 self.work(self.queue.jobs.popleft())
+
+    def sweep(self) -> None:
+        """Let the sweeper look after what is due."""
+        self._survive(lambda sweeper: sweeper.sweep(limit=100))
+
+    def bury(self, tenant_id: str, run_id: str, *, owner: str) -> None:
+        """Report the death of an invocation, as Lambda does after its timeout."""
+        self._survive(lambda sweeper: sweeper.bury(tenant_id, run_id, owner=owner, cause="Timeout"))
 
     def work(self, job: ToolJob) -> None:
         """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
