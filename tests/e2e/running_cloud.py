@@ -86,7 +86,7 @@ class Api:
                 return
             assert answer.status_code == 200, answer.text
             assert answer.headers["content-type"].startswith("text/event-stream")
-            page = list(_server_sent(answer.text))
+            page = list(server_sent(answer.text))
             if page:
                 after = page[-1].id
             yield page
@@ -97,7 +97,7 @@ class Api:
         return [event for page in self.pages(run_id, after=after) for event in page]
 
 
-def _server_sent(text: str) -> Iterator[Streamed]:
+def server_sent(text: str) -> Iterator[Streamed]:
     for frame in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in frame.splitlines() if line and not line.startswith(":"))
         if "data" in lines:
