@@ -120,7 +120,8 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert isinstance(runtime.tool_queue, SqsToolQueue)
     assert runtime.wake._function == "run_agent"
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
-    assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
+    release = runtime.releases("support-desk-1")
+    assert all(runtime.prices.of(choice.id) for choice in (release.model, release.fallback))
     assert runtime.ledger._limits.of("tenant") == 2
     assert isinstance(runtime.directory, CognitoDirectory)
 
