@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
+from agent.dispatch import Dispatcher
 from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, TryLater
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted, Verdict
 from agent.execution import ToolJob, find_call
@@ -41,6 +42,7 @@ class QueueWorker:
     log: RunLog
     tool_runner: ToolRunner
     wake: Wake
+    dispatcher: Dispatcher
     tools: Mapping[str, Tool[Any]]
     """For the contracts; the functions in them run in the tool room."""
     clock: Clock
@@ -65,7 +67,7 @@ class QueuedCall:
 
 
 def work(worker: QueueWorker, job: ToolJob, *, until: datetime) -> Done:
-    """Bring a queued call to its result, append it and wake the run, before the time `until`.
+    """Bring a queued call to its result, append it, wake the run, and send the tenant's next, before the time `until`.
 
     Raises:
         TryLater: not now; let the job come again.

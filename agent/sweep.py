@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from agent.budget import settle_ended
+from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
 from agent.events import WorkerLost
 from agent.held_run import MAX_MOVES, read_state
@@ -30,6 +31,7 @@ class Sweeper:
     log: RunLog
     ledger: Ledger
     wake: Wake
+    dispatcher: Dispatcher
     clock: Clock
 
     def sweep(self, *, limit: int) -> Counter[str]:
@@ -41,7 +43,18 @@ class Sweeper:
             except TryLater as trouble:
                 seen["failed"] += 1
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
-        return seen
+        return seen + self._move_lines(limit=limit)
+
+    def _move_lines(self, *, limit: int) -> Counter[str]:
+        """Send what waits in line though it has a slot, or could have one; count the jobs as `sent`."""
+        sent: Counter[str] = Counter()
+        for line in self.dispatcher.lines.due_lines(self.clock.now(), limit=limit):
+            try:
+                sent["sent"] += self.dispatcher.send(line.tenant_id)
+                self.dispatcher.lines.looked_after(line, at=self.clock.now())
+            except TryLater as trouble:
+                logger.warning("a line did not move", extra={"tenant_id": line.tenant_id, "error": trouble.code})
+        return +sent
 
     def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
         """Record that the invocation `owner` died on a run, and wake the run.

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from agent.admission import Question, Room1, admit
+from agent.dispatch import Dispatcher
 from agent.errors import LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
 from agent.events import Event
 from agent.execution import ToolJob, ToolRoom
@@ -20,7 +21,7 @@ from agent.identity import Principal, Role
 from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
-from agent.ports import Ledger, Model, Policy, RunLog
+from agent.ports import JobLines, Ledger, Model, Policy, RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
@@ -29,7 +30,9 @@ from agent.runtime import Runtime
 from agent.sweep import Sweeper
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
-from agent.testing.ledger import AMPLE, MemoryLedger
+from agent.testing.job_lines import MemoryJobLines
+from agent.testing.ledger import MemoryLedger
+from agent.testing.limits import AMPLE, MemoryLimitBook
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -55,15 +58,19 @@ class MemoryCloud:
         strike: Strike | None = None,
         data: MemoryTable | None = None,
         log: RunLog | None = None,
+        lines: JobLines | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self.release = release
         self.model = model
         self.strike = strike or Strike()
         self.clock = FakeClock()
-        self.log: RunLog = log or MemoryRunLog()
-        self.ledger: Ledger = ledger or MemoryLedger(limits)
+        memory = MemoryRunLog()
+        self.log: RunLog = log or memory
+        self.limits = MemoryLimitBook(limits)
+        self.ledger: Ledger = ledger or MemoryLedger(self.limits)
         self.queue = MemoryToolQueue()
+        self.lines: JobLines = lines or MemoryJobLines(memory)
         self.wake = MemoryWake()
         self.tool_runner = InProcessToolRunner(
             ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
@@ -83,6 +90,7 @@ class MemoryCloud:
             log=self.log,
             wake=self.wake,
             clock=self.clock,
+            limits=self.limits,
             release=self.release,
             new_run_id=lambda _: f"run_{next(self._ids):026d}",
         )
@@ -91,7 +99,8 @@ class MemoryCloud:
     def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
         """Ask for a run to end."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
-        cancel(Room1(log=self.log, wake=self.wake, clock=self.clock, release=self.release), principal, run_id)
+        room = Room1(log=self.log, wake=self.wake, clock=self.clock, limits=self.limits, release=self.release)
+        cancel(room, principal, run_id)
 
     def runtime(self, process: Process | None = None) -> Runtime:
         """Return what an invocation works with; every port of it is the process's."""
@@ -101,7 +110,7 @@ class MemoryCloud:
             ledger=process.wrap(self.ledger, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
-            tool_queue=process.wrap(self.queue, StoreUnavailable),
+            dispatcher=self._dispatcher(process),
             wake=process.wrap(self.wake, StoreUnavailable),
             policy=self._policy,
             clock=self.clock,
@@ -149,6 +158,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
+            dispatcher=self._dispatcher(process),
             tools=self.tools,
             clock=self.clock,
         )
@@ -176,12 +186,21 @@ class MemoryCloud:
         """Return the kinds of a run's events, in order."""
         return [event.type for event in self.events(run_id)]
 
+    def _dispatcher(self, process: Process) -> Dispatcher:
+        return Dispatcher(
+            lines=process.wrap(self.lines, StoreUnavailable),
+            queue=process.wrap(self.queue, StoreUnavailable),
+            limits=self.limits,
+            clock=self.clock,
+        )
+
     def _survive(self, act: Callable[[Sweeper], object]) -> None:
         process = Process(self.strike)
         sweeper = Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
+            dispatcher=self._dispatcher(process),
             clock=self.clock,
         )
         with suppress(Killed, TryLater):
