@@ -72,6 +72,13 @@ def work(worker: QueueWorker, job: ToolJob, *, until: datetime) -> Done:
     Raises:
         TryLater: not now; let the job come again.
     """
+    done = _bring(worker, job, until)
+    # A job that comes again because this failed finds its call with a result, and gets here once more.
+    worker.dispatcher.send(job.tenant_id)
+    return done
+
+
+def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
     seen_lost = False
     for _ in range(MAX_MOVES):
         call = _open_call(worker, job)

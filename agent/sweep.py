@@ -17,6 +17,7 @@ from agent.events import WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports import Clock, Ledger, RunLog, Wake
 from agent.runlog import RunHeader
+from agent.sessions import wake_next
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Sweeper:
         if not self.log.postpone(header, now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)):
             return "moved_on"
         if header.is_over:
+            wake_next(self.log, self.wake, header)
             if state := read_state(self.log, header.tenant_id, header.run_id):
                 settle_ended(self.log, self.ledger, self.clock, state)
             return "settled"

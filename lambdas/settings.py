@@ -40,7 +40,22 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShimSettings(Settings):
+class LimitedSettings(Settings):
+    """What a function is told that keeps to limits: the stage's defaults, and where operators override them."""
+
+    control_table: str
+    user_day_limit_micros: int
+    tenant_month_limit_micros: int
+    platform_month_limit_micros: int
+    user_runs_limit: int
+    """Runs in flight."""
+    tenant_runs_limit: int
+    tenant_jobs_limit: int
+    """Jobs in the tool queue; further ones wait in the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShimSettings(LimitedSettings):
     """Room 1, the run API."""
 
     runs_table: str
@@ -66,7 +81,7 @@ class StreamEventsSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAgentSettings(Settings):
+class RunAgentSettings(LimitedSettings):
     """Room 2."""
 
     runs_table: str
@@ -75,9 +90,6 @@ class RunAgentSettings(Settings):
     """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
     tool_queue_url: str
-    user_day_limit_micros: int
-    tenant_month_limit_micros: int
-    platform_month_limit_micros: int
     platform_shards: int
     """Over how many items the platform's budget is spread."""
 
@@ -94,22 +106,22 @@ class RunToolSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkToolQueueSettings(Settings):
+class WorkToolQueueSettings(LimitedSettings):
     """Room 3: jobs from the queue."""
 
     runs_table: str
+    tool_queue_url: str
+    """To send a tenant's next job when one is done."""
     tool_function: str
     agent_function: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRunsSettings(Settings):
+class SweepRunsSettings(LimitedSettings):
     """Around the rooms: due runs, and the records of failed invocations."""
 
     runs_table: str
     ledger_table: str
     agent_function: str
-    user_day_limit_micros: int
-    tenant_month_limit_micros: int
-    platform_month_limit_micros: int
+    tool_queue_url: str
     platform_shards: int

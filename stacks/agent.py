@@ -22,7 +22,7 @@ from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
 from stacks.contracts import read_model_id, read_rights
 from stacks.findings import accept
 from stacks.stage_stack import StageStack
-from stacks.state import StateStack
+from stacks.state import LINES, RUNS_IN_FLIGHT_OF_TENANTS, RUNS_IN_FLIGHT_OF_USERS, StateStack
 
 AGENT_TIMEOUT = Duration.minutes(5)
 WAKE_PATIENCE = Duration.minutes(2)
@@ -101,15 +101,14 @@ class AgentStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
-                user_day_limit_micros=stage.user_day_limit_micros,
-                tenant_month_limit_micros=stage.tenant_month_limit_micros,
-                platform_month_limit_micros=stage.platform_month_limit_micros,
+                **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
             ),
         )
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
+        function.may_change(state.runs, ["UpdateItem"], [RUNS_IN_FLIGHT_OF_USERS, RUNS_IN_FLIGHT_OF_TENANTS])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
-        function.may(["sqs:SendMessage"], [self.queue.queue_arn])
+        self._may_move_lines(function)
         allow_model(function, read_model_id(stage.agent, stage.release))
         return function
 
@@ -150,11 +149,14 @@ class AgentStack(StageStack):
                 service="work_tool_queue",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                tool_queue_url=self.queue.queue_url,
                 tool_function=stage.resource_name("run_tool"),
                 agent_function=stage.resource_name("run_agent"),
+                **stage.limits(state.control.table_name),
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
+        self._may_move_lines(function)
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )
@@ -183,9 +185,8 @@ class AgentStack(StageStack):
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
                 agent_function=stage.resource_name("run_agent"),
-                user_day_limit_micros=stage.user_day_limit_micros,
-                tenant_month_limit_micros=stage.tenant_month_limit_micros,
-                platform_month_limit_micros=stage.platform_month_limit_micros,
+                tool_queue_url=self.queue.queue_url,
+                **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
             ),
         )
@@ -195,7 +196,14 @@ class AgentStack(StageStack):
             indexes=["by_due"],
         )
         function.may_use(state.ledger, ["Query", "PutItem", "UpdateItem"])
+        self._may_move_lines(function)
         return function
+
+    def _may_move_lines(self, function: RoomFunction) -> None:
+        """Let it take slots in the tenants' lines of queued calls, by the limits, and send what has one."""
+        function.may_change(self._state.runs, ["UpdateItem", "DeleteItem"], [LINES])
+        function.may_use(self._state.control, ["BatchGetItem"])
+        function.may(["sqs:SendMessage"], [self.queue.queue_arn])
 
     def _connect(self) -> None:
         """Say who may invoke whom, and refuse everybody else."""

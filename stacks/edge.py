@@ -12,7 +12,7 @@ from stacks.constructs.room_function import RoomFunction, function_arn
 from stacks.constructs.run_api import RunApi
 from stacks.constructs.sign_in import SignIn
 from stacks.stage_stack import StageStack
-from stacks.state import StateStack
+from stacks.state import RUNS_IN_FLIGHT_OF_TENANTS, RUNS_IN_FLIGHT_OF_USERS, StateStack
 
 GATEWAY_PATIENCE = Duration.seconds(29)
 """The longest a REST API waits for an integration."""
@@ -52,6 +52,7 @@ class EdgeStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
                 release=stage.release,
                 client_ids=client_id,
+                **stage.limits(state.control.table_name),
             ),
         )
         self.shim.may_use(
@@ -59,6 +60,8 @@ class EdgeStack(StageStack):
             ["GetItem", "BatchGetItem", "Query", "PutItem"],
             indexes=["by_user"],
         )
+        self.shim.may_change(state.runs, ["UpdateItem"], [RUNS_IN_FLIGHT_OF_USERS, RUNS_IN_FLIGHT_OF_TENANTS])
+        self.shim.may_use(state.control, ["BatchGetItem"])
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 
         self.stream_events = RoomFunction(

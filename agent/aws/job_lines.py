@@ -1,9 +1,9 @@
 """The tenants' lines of queued calls, on the runs table. `agent.testing.job_lines.MemoryJobLines` is the twin.
 
 A tenant has a partition: a row for each call that is not sent, in the order in which they came, and one item with the
-slots: the set of calls that are in the queue, or about to be. Rows and slots move in the run log's transactions (`moves`),
-so a call that has its result holds neither. Taking a slot marks the row; the row goes once its job is sent. So a taker
-that dies in between leaves a marked row, and whoever looks next sends it.
+slots: the set of calls that are in the queue, or about to be. Rows and slots move in the run log's transactions
+(`moves`), so a call that has its result holds neither. Taking a slot marks the row; the row goes once its job is sent.
+So a taker that dies in between leaves a marked row, and whoever looks next sends it.
 """
 
 import zlib

@@ -58,8 +58,8 @@ def join(table: str, key: Key, run_id: str, *, most: int | None, at: datetime) -
     }
     if most is not None:
         update["ExpressionAttributeValues"][":most"] = {"N": str(most)}
-        # The size of what is not there is no number: the comparison is false, as it must be where nobody may join.
-        update["ConditionExpression"] = "size(ids) < :most" + (" OR attribute_not_exists(ids)" if most else "")
+        free = "attribute_not_exists(ids) OR" if most else "attribute_exists(ids) AND"
+        update["ConditionExpression"] = f"{free} size(ids) < :most"
         update["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
     return {"Update": update}
 

@@ -110,7 +110,7 @@ class MemoryCloud:
             ledger=process.wrap(self.ledger, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
-            dispatcher=self._dispatcher(process),
+            dispatcher=self.dispatcher(process),
             wake=process.wrap(self.wake, StoreUnavailable),
             policy=self._policy,
             clock=self.clock,
@@ -158,7 +158,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
-            dispatcher=self._dispatcher(process),
+            dispatcher=self.dispatcher(process),
             tools=self.tools,
             clock=self.clock,
         )
@@ -186,7 +186,9 @@ class MemoryCloud:
         """Return the kinds of a run's events, in order."""
         return [event.type for event in self.events(run_id)]
 
-    def _dispatcher(self, process: Process) -> Dispatcher:
+    def dispatcher(self, process: Process | None = None) -> Dispatcher:
+        """Return what moves the tenants' lines of queued calls."""
+        process = process or Process(self.strike)
         return Dispatcher(
             lines=process.wrap(self.lines, StoreUnavailable),
             queue=process.wrap(self.queue, StoreUnavailable),
@@ -200,7 +202,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
-            dispatcher=self._dispatcher(process),
+            dispatcher=self.dispatcher(process),
             clock=self.clock,
         )
         with suppress(Killed, TryLater):

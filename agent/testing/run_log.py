@@ -120,8 +120,8 @@ class MemoryRunLog:
 
     def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
         """See `ports.RunLog`."""
-        runs = self.runs_of_session(tenant_id, user_id, session_id, limit=len(self._headers))
-        return [header.run_id for header in runs if not header.is_over]
+        own = (tenant_id, user_id, session_id)
+        return sorted(h.run_id for h in self.open_runs() if (h.tenant_id, h.user_id, h.session_id) == own)
 
     def open_runs(self) -> list[RunHeader]:
         """Return every run that is not over."""

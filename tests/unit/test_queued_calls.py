@@ -89,7 +89,7 @@ class Queue(DecidedRun):
         super().__init__(tested)
         self.runner = Runner(InProcessToolRunner(self.room))
         self.wake = MemoryWake()
-        self.worker = QueueWorker(self.log, self.runner, self.wake, self.room.tools, self.clock)
+        self.worker = QueueWorker(self.log, self.runner, self.wake, self.dispatcher(), self.room.tools, self.clock)
 
     def queued(self, **changes: Any) -> "Queue":
         self.decide({"to": 3}, **changes)

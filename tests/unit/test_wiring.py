@@ -28,23 +28,26 @@ from lambdas.settings import (
 )
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
-LEDGER: dict[str, Any] = {
-    "ledger_table": "ledger",
+LIMITS: dict[str, Any] = {
+    "control_table": "control",
     "user_day_limit_micros": 1,
     "tenant_month_limit_micros": 2,
     "platform_month_limit_micros": 3,
-    "platform_shards": 2,
+    "user_runs_limit": 4,
+    "tenant_runs_limit": 5,
+    "tenant_jobs_limit": 6,
 }
+LEDGER: dict[str, Any] = {**LIMITS, "ledger_table": "ledger", "platform_shards": 2, "tool_queue_url": "https://queue"}
 SETTINGS = {
-    "shim": ShimSettings(**STAGE, agent_function="run_agent", release="support-desk-1", client_ids="app"),
+    "shim": ShimSettings(**STAGE, **LIMITS, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
-    "agent_runtime": RunAgentSettings(
-        **STAGE, **LEDGER, agent_function="run_agent", tool_function="run_tool", tool_queue_url="https://queue"
-    ),
+    "agent_runtime": RunAgentSettings(**STAGE, **LEDGER, agent_function="run_agent", tool_function="run_tool"),
     "tool_room": RunToolSettings(
         **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
     ),
-    "queue_worker": WorkToolQueueSettings(**STAGE, tool_function="run_tool", agent_function="run_agent"),
+    "queue_worker": WorkToolQueueSettings(
+        **STAGE, **LIMITS, tool_queue_url="https://queue", tool_function="run_tool", agent_function="run_agent"
+    ),
     "sweeper": SweepRunsSettings(**STAGE, **LEDGER, agent_function="run_agent"),
 }
 ENVIRONMENT = {

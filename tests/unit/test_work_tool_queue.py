@@ -1,6 +1,7 @@
 """The door of the queue: what is done with is acknowledged, what failed goes back, and the rest is not touched."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,20 @@ from support_desk.tools import TOOLS
 
 JOB = {"tenant_id": "acme", "run_id": RUN, "call_id": CALL, "traceparent": None}
 SETTINGS = WorkToolQueueSettings(
-    stage="test", service="work_tool_queue", trace_exporter="none", runs_table="", tool_function="", agent_function=""
+    stage="test",
+    service="work_tool_queue",
+    trace_exporter="none",
+    runs_table="",
+    control_table="",
+    tool_queue_url="",
+    tool_function="",
+    agent_function="",
+    user_day_limit_micros=1,
+    tenant_month_limit_micros=1,
+    platform_month_limit_micros=1,
+    user_runs_limit=1,
+    tenant_runs_limit=1,
+    tenant_jobs_limit=1,
 )
 
 
@@ -41,7 +55,9 @@ class Door:
         self.run.queue()
         self.wake = MemoryWake()
         runner = InProcessToolRunner(self.run.room)
-        self.worker = QueueWorker(self.run.log, runner, self.wake, self.run.room.tools, self.run.clock)
+        self.worker = QueueWorker(
+            self.run.log, runner, self.wake, self.run.dispatcher(), self.run.room.tools, self.run.clock
+        )
 
     def __call__(self, *bodies: str, time_ms: int = 340_000) -> list[str]:
         """Deliver the messages and return the ids of those that go back to the queue."""
@@ -97,6 +113,6 @@ def test_a_call_that_keeps_getting_lost_ends_as_unknown() -> None:
         def run(self, *args: Any, **options: Any) -> Any:
             raise ToolLost("gone")
 
-    door.worker = QueueWorker(door.run.log, Lost(door.run.room), door.wake, door.run.room.tools, door.run.clock)
+    door.worker = replace(door.worker, tool_runner=Lost(door.run.room))
     assert door(json.dumps(JOB)) == []
     assert door.run.payloads()[-1].type == "tool.outcome_unknown"
