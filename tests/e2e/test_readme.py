@@ -1,4 +1,4 @@
-"""The README's commands do what it says. (`make check` is what runs this test; `make run` is what the cloud here is.)"""
+"""The README's commands do what it says: `make check` runs this test, and `make run` is what the cloud here is."""
 
 import os
 import re
