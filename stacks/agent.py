@@ -22,7 +22,7 @@ from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
 from stacks.contracts import read_model_id, read_rights
 from stacks.findings import accept
 from stacks.stage_stack import StageStack
-from stacks.state import LINES, RUNS_IN_FLIGHT_OF_TENANTS, RUNS_IN_FLIGHT_OF_USERS, StateStack
+from stacks.state import StateStack
 
 AGENT_TIMEOUT = Duration.minutes(5)
 WAKE_PATIENCE = Duration.minutes(2)
@@ -106,7 +106,6 @@ class AgentStack(StageStack):
             ),
         )
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
-        function.may_change(state.runs, ["UpdateItem"], [RUNS_IN_FLIGHT_OF_USERS, RUNS_IN_FLIGHT_OF_TENANTS])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
         self._may_move_lines(function)
         allow_model(function, read_model_id(stage.agent, stage.release))
@@ -201,7 +200,7 @@ class AgentStack(StageStack):
 
     def _may_move_lines(self, function: RoomFunction) -> None:
         """Let it take slots in the tenants' lines of queued calls, by the limits, and send what has one."""
-        function.may_change(self._state.runs, ["UpdateItem", "DeleteItem"], [LINES])
+        function.may_use(self._state.runs, ["UpdateItem", "DeleteItem"])
         function.may_use(self._state.control, ["BatchGetItem"])
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
 

@@ -12,7 +12,7 @@ from stacks.constructs.room_function import RoomFunction, function_arn
 from stacks.constructs.run_api import RunApi
 from stacks.constructs.sign_in import SignIn
 from stacks.stage_stack import StageStack
-from stacks.state import RUNS_IN_FLIGHT_OF_TENANTS, RUNS_IN_FLIGHT_OF_USERS, StateStack
+from stacks.state import StateStack
 
 GATEWAY_PATIENCE = Duration.seconds(29)
 """The longest a REST API waits for an integration."""
@@ -57,10 +57,9 @@ class EdgeStack(StageStack):
         )
         self.shim.may_use(
             state.runs,
-            ["GetItem", "BatchGetItem", "Query", "PutItem"],
+            ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"],
             indexes=["by_user"],
         )
-        self.shim.may_change(state.runs, ["UpdateItem"], [RUNS_IN_FLIGHT_OF_USERS, RUNS_IN_FLIGHT_OF_TENANTS])
         self.shim.may_use(state.control, ["BatchGetItem"])
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 

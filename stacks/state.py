@@ -17,9 +17,6 @@ from stacks.stage_stack import StageStack
 
 TTL_ATTRIBUTE = "expires_at"
 
-RUNS_IN_FLIGHT_OF_USERS, RUNS_IN_FLIGHT_OF_TENANTS, LINES = "T#*#U#*", "T#*#INFLIGHT#*", "T#*#JOBS"
-"""Partitions of the runs table whose items are changed in place. None is a log's (`T#*#R#*`): those only grow."""
-
 
 class StateStack(StageStack):
     """Key, tables and bucket."""

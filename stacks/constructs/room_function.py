@@ -112,16 +112,6 @@ class RoomFunction(Construct):
         if table.encryption_key is not None:
             self.may(TABLE_KEY_ACTIONS, [table.encryption_key.key_arn], via("dynamodb"))
 
-    def may_change(self, table: dynamodb.ITable, actions: Sequence[str], partitions: Sequence[str]) -> None:
-        """Allow these DynamoDB actions on items of these partitions alone, where `*` stands for anything."""
-        keys = "dynamodb:LeadingKeys"
-        # Without the second condition, a request that names no partition would pass the first one.
-        conditions: dict[str, dict[str, Any]] = {
-            "ForAllValues:StringLike": {keys: list(partitions)},
-            "Null": {keys: "false"},
-        }
-        self.may([f"dynamodb:{action}" for action in actions], [table.table_arn], conditions)
-
     def may_invoke(self, *function_arns: str) -> None:
         """Allow it to invoke these functions."""
         self.may(["lambda:InvokeFunction"], function_arns)

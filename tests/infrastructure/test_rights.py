@@ -22,14 +22,15 @@ INVOKES = {
 }
 """Who may invoke whom; nobody else may invoke anybody."""
 TABLES = {
-    ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"},
     ("stream_events", "Runs"): {"GetItem", "Query"},
-    ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("run_agent", "Ledger"): {"BatchGetItem", "Query", "PutItem", "UpdateItem"},
     ("run_tool", "Runs"): {"GetItem", "Query"},
-    ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem"},
-    ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
+    ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("sweep_runs", "Ledger"): {"Query", "PutItem", "UpdateItem"},
+    **{(door, "Control"): {"BatchGetItem"} for door in ("shim", "run_agent", "work_tool_queue", "sweep_runs")},
     ("tenant_data", "TenantData"): {a.removeprefix("dynamodb:") for a in read_rights("support_desk").data_actions},
 }
 """What each role may do with which table, and no other role with any."""

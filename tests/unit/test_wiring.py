@@ -17,6 +17,7 @@ from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_sessions import AMBIENT, NOWHERE
 from agent.aws.tool_queue import SqsToolQueue
+from agent.limits import Limits
 from lambdas import wiring
 from lambdas.settings import (
     RunAgentSettings,
@@ -64,10 +65,10 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    for made in (wiring._client, wiring._patient_client, wiring._release):
+    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
         made.cache_clear()
     yield
-    for made in (wiring._client, wiring._patient_client, wiring._release):
+    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
         made.cache_clear()
     boto3.setup_default_session()
 
@@ -92,11 +93,12 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert isinstance(runtime.model, BedrockModel)
     assert isinstance(runtime.ledger, DynamoDbLedger)
     assert isinstance(runtime.tool_runner, LambdaToolRunner)
-    assert isinstance(runtime.tool_queue, SqsToolQueue)
+    assert isinstance(runtime.dispatcher.queue, SqsToolQueue)
     assert runtime.wake._function == "run_agent"
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
     assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
-    assert runtime.ledger._limits.of("tenant") == 2
+    assert runtime.ledger._limits._defaults == Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6)
+    assert runtime.dispatcher.limits is runtime.ledger._limits
 
 
 def test_the_queue_worker_and_the_sweeper_have_theirs() -> None:
