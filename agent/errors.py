@@ -92,6 +92,25 @@ class RunOver(Conflict):
     code = "run_over"
 
 
+class OwnRun(CallerMistake):
+    """The principal asked for what they mean to decide."""
+
+    code = "own_run"
+    status = 403
+
+
+class AlreadyDecided(Conflict):
+    """An approval was decided before; it is decided once."""
+
+    code = "already_decided"
+
+
+class ApprovalExpired(Conflict):
+    """An approval's time is over; the call has been given up."""
+
+    code = "approval_expired"
+
+
 class FeedbackStands(Conflict):
     """The run has been judged already; a judgement is given once."""
 

@@ -122,7 +122,7 @@ class Decision(Fact):
     code: str
     """`allowed`, `approval_needed`, or why not: `unknown_tool`, `not_in_release`, `invalid_arguments`, …"""
     message: str = ""
-    """What the model is told where the verdict is not `allow`."""
+    """What the model is told where the verdict is `deny`."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Validated, with defaults filled in, frozen."""
     arguments_sha256: str = ""

@@ -1,8 +1,8 @@
 """Room 3's core: run one decided tool call for one tenant, and nothing that the log does not show as decided.
 
 Only ids come in. Who asks, what was decided and with which arguments stands in the run's log, which is read here: a
-call that is not allowed there, not started, already over, or decided under another contract is refused. The tool runs
-in a thread under its contract's timeout, with the tenant's session and no other.
+call that is neither allowed nor approved there, not started, already over, or decided under another contract is
+refused. The tool runs in a thread under its contract's timeout, with the tenant's session and no other.
 
 The surprise: an error of the tool's own is a result, which the model reads. An exception is raised only where the call
 must not run (`CallNotDecided`), or where what it did is not known (`ToolLost`): it outlived its timeout, or a `once`
@@ -98,7 +98,7 @@ class ToolRoom:
 
 @dataclass(frozen=True)
 class DecidedCall:
-    """A call as the log shows it: allowed, started and open."""
+    """A call as the log shows it: allowed or approved, started and open."""
 
     principal: Principal
     decision: Decision
@@ -148,10 +148,14 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
     if found is None:
         raise CallNotDecided("the newest turn has no decision about this call")
     turn, decision = found
-    if decision.verdict is not Verdict.ALLOW:
-        raise CallNotDecided(f"the decision is {decision.verdict}")
+    if decision.verdict is Verdict.DENY:
+        raise CallNotDecided("the decision is deny")
     if call_id not in turn.started:
         raise CallNotDecided("the call has not been started")
+    if not turn.is_cleared(decision):
+        raise CallNotDecided("no approval of the call was given and consumed by its start")
+    if call_id in turn.decided and turn.decided[call_id].by == state.created.principal.user_id:
+        raise CallNotDecided("the call was approved by who asked for it")
     if call_id in turn.results:
         raise CallNotDecided("the call has its result already")
     tool = room.tools.get(decision.tool)

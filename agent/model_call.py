@@ -123,7 +123,9 @@ def _completed(
         policy=run.runtime.policy,
         hooks=run.runtime.hooks.deciding,
         principal=run.state.created.principal,
-        calls_before=sum(1 for turn in run.state.turns for d in turn.completed.decisions if d.verdict is Verdict.ALLOW),
+        calls_before=sum(
+            1 for turn in run.state.turns for d in turn.completed.decisions if d.verdict is not Verdict.DENY
+        ),
         seconds_left=run.seconds_left(),
     )
     cost, assumed = budget.settled(budget.price_of(run), answer.usage, started.reserved_micros)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from agent import tracing
 from agent.dispatch import Dispatcher
 from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, TryLater
-from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted, Verdict
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted
 from agent.execution import ToolJob, find_call
 from agent.held_run import read_state
 from agent.ports import Clock, RunLog, ToolRunner, Wake
@@ -104,7 +104,7 @@ def _open_call(worker: QueueWorker, job: ToolJob) -> QueuedCall | None:
     found = find_call(state, job.call_id) if state else None
     if state is None or found is None:
         why = "there is no such call in the newest turn of such a run"
-    elif found[1].verdict is not Verdict.ALLOW or job.call_id not in found[0].queued:
+    elif job.call_id not in found[0].queued or not found[0].is_cleared(found[1]):
         why = "the call was not decided and queued"
     elif state.is_over or state.header.cancel_requested:
         why = "the run is over, or about to be"

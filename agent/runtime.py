@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.dispatch import Dispatcher
 from agent.hooks import Hooks
-from agent.ports import Clock, Ledger, Model, Policy, RunLog, ToolRunner, Wake
+from agent.ports import Clock, Directory, Ledger, Model, Policy, RunLog, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -23,6 +23,7 @@ class Runtime:
     dispatcher: Dispatcher
     wake: Wake
     policy: Policy
+    directory: Directory
     clock: Clock
     random: Callable[[], float]
     """Numbers in [0, 1), for jitter alone."""

@@ -90,6 +90,8 @@ class RunAgentSettings(LimitedSettings):
     """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
     tool_queue_url: str
+    user_pool_id: str
+    """Whose people are asked for their roles before an approved call starts."""
     platform_shards: int
     """Over how many items the platform's budget is spread."""
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agent.release import Release
     from agent.runtime import Runtime
     from agent.sweep import Sweeper
+    from agent.tools import Contract
     from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
@@ -61,6 +62,7 @@ def shim(settings: ShimSettings) -> "Room1":
         clock=SystemClock(),
         limits=_limits(settings),
         release=_release(settings.release),
+        contracts=_contracts(),
     )
 
 
@@ -78,6 +80,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
 
     from agent.aws.bedrock import BedrockModel
     from agent.aws.clock import SystemClock
+    from agent.aws.directory import CognitoDirectory
     from agent.policy import CedarPolicy
     from agent.pricing import Prices
     from agent.runtime import Runtime
@@ -91,6 +94,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         dispatcher=_dispatcher(settings),
         wake=_wake(settings.agent_function),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
+        directory=CognitoDirectory(_client("cognito-idp"), settings.user_pool_id),
         clock=SystemClock(),
         random=random.random,
         releases=_release,
@@ -218,6 +222,16 @@ def _release(name: str) -> "Release":
     from agent.release import Release
 
     return Release.read(_agent_folder(), name)
+
+
+def _contracts() -> dict[str, "Contract"]:
+    """Return the tools' contracts as data: the people's room imports no tool."""
+    import json
+
+    from agent.tools import Contract
+
+    locked = json.loads((_agent_folder() / "contracts.lock.json").read_text(encoding="utf-8"))
+    return {name: Contract.model_validate(entry["contract"]) for name, entry in locked.items()}
 
 
 def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":

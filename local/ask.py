@@ -165,6 +165,10 @@ class Asking:
                 self._note(f"{self._tools.get(call_id, 'a tool')}: {json.loads(content)['status']}")
             case {"type": "CUSTOM", "name": "keepgate.tool_status", "value": {"tool": tool, "status": status}}:
                 self._note(f"{tool}: {status}")
+            case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"status": "pending", **asked}}:
+                self._note(f"{asked['tool']}: needs an approver ({asked['approval_id']})")
+            case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"tool": tool, "status": status}}:
+                self._note(f"{tool}: {status}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": "waiting", "waiting_for": reasons}}:
                 self._note(f"waiting for {', '.join(reasons)}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": status}}:

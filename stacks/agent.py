@@ -5,6 +5,7 @@ tenant data; run_tool may assume the data role, and no model and no ledger.
 """
 
 from aws_cdk import CfnOutput, Duration
+from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
@@ -29,6 +30,8 @@ WAKE_PATIENCE = Duration.minutes(2)
 """How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
 WAKERS = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
 """Who wakes the agent; itself, when its lease ends before the run."""
+WHO_PEOPLE_ARE = ("cognito-idp:AdminGetUser", "cognito-idp:AdminListGroupsForUser", "cognito-idp:ListUsers")
+"""Before an approved call starts, requester and approver are asked for again: see `agent.aws.directory`."""
 MARGIN_S = 15
 """Between the timeouts of those who wait for each other: the inner one ends first and can still answer."""
 
@@ -36,9 +39,11 @@ MARGIN_S = 15
 class AgentStack(StageStack):
     """The functions behind the people's room."""
 
-    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, bundles: Bundles) -> None:
+    def __init__(
+        self, scope: Construct, stage: Stage, *, state: StateStack, pool: cognito.IUserPool, bundles: Bundles
+    ) -> None:
         super().__init__(scope, "Agent", stage)
-        self._stage, self._state = stage, state
+        self._stage, self._state, self._pool = stage, state, pool
         self._code = lambda_.Code.from_asset(str(bundles.doors))
         rights = read_rights(stage.agent)
         tool_timeout = Duration.seconds(rights.longest_s + MARGIN_S)
@@ -101,6 +106,7 @@ class AgentStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
+                user_pool_id=self._pool.user_pool_id,
                 **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
             ),
@@ -108,6 +114,7 @@ class AgentStack(StageStack):
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
         self._may_move_lines(function)
+        function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
         allow_model(function, read_model_id(stage.agent, stage.release))
         return function
 

@@ -58,7 +58,7 @@ class EdgeStack(StageStack):
         self.shim.may_use(
             state.runs,
             ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"],
-            indexes=["by_user"],
+            indexes=["by_user", "by_approval"],
         )
         self.shim.may_use(state.control, ["BatchGetItem"])
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))

@@ -75,7 +75,16 @@ def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statement
         for resource in s.resources
         if "/index/" in resource
     }
-    assert found == {("shim", "by_user"): {"dynamodb:Query"}, ("sweep_runs", "by_due"): {"dynamodb:Query"}}
+    listed = [("shim", "by_user"), ("shim", "by_approval"), ("sweep_runs", "by_due")]
+    assert found == {key: {"dynamodb:Query"} for key in listed}
+
+
+def test_the_agent_asks_who_people_are_of_its_own_pool_and_nobody_else_does(statements: list[Statement]) -> None:
+    [asking] = [s for s in statements if any(a.startswith("cognito-idp:") for a in s.actions)]
+    assert asking.door == "run_agent"
+    assert asking.actions == {"cognito-idp:AdminGetUser", "cognito-idp:AdminListGroupsForUser", "cognito-idp:ListUsers"}
+    [pool] = asking.resources
+    assert ":ExportsOutputFnGetAttSignInPool" in pool
 
 
 def test_functions_invoke_only_the_functions_next_door(deployment: Deployment, statements: list[Statement]) -> None:

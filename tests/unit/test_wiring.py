@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 
 from agent.aws.bedrock import BedrockModel
+from agent.aws.directory import CognitoDirectory
 from agent.aws.functions import LambdaToolRunner, LambdaWake
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
@@ -27,6 +28,7 @@ from lambdas.settings import (
     SweepRunsSettings,
     WorkToolQueueSettings,
 )
+from support_desk.tools import TOOLS
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
 LIMITS: dict[str, Any] = {
@@ -42,7 +44,13 @@ LEDGER: dict[str, Any] = {**LIMITS, "ledger_table": "ledger", "platform_shards":
 SETTINGS = {
     "shim": ShimSettings(**STAGE, **LIMITS, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
-    "agent_runtime": RunAgentSettings(**STAGE, **LEDGER, agent_function="run_agent", tool_function="run_tool"),
+    "agent_runtime": RunAgentSettings(
+        **STAGE,
+        **LEDGER,
+        agent_function="run_agent",
+        tool_function="run_tool",
+        user_pool_id="eu-central-1_pool",
+    ),
     "tool_room": RunToolSettings(
         **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
     ),
@@ -82,6 +90,9 @@ def test_the_run_api_can_append_and_wake() -> None:
     assert isinstance(room.log, DynamoDbRunLog)
     assert isinstance(room.wake, LambdaWake)
     assert room.release.name == "support-desk-1"
+    assert {name: contract.sha256() for name, contract in room.contracts.items()} == {
+        name: tool.contract.sha256() for name, tool in TOOLS.items()
+    }
 
 
 def test_the_event_stream_can_read() -> None:
@@ -99,6 +110,7 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
     assert runtime.ledger._limits._defaults == Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6)
     assert runtime.dispatcher.limits is runtime.ledger._limits
+    assert isinstance(runtime.directory, CognitoDirectory)
 
 
 def test_the_queue_worker_and_the_sweeper_have_theirs() -> None:
