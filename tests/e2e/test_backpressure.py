@@ -36,15 +36,19 @@ def test_a_user_with_too_many_runs_is_refused_until_one_has_ended_and_limits_cha
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         for run_id in runs:
             api.wait_until(run_id, "waiting")
-        control(cloud, "LIMIT#crowded")  # within seconds, and without a deployment
+        assert api.http.post(f"/runs/{runs[0]}/cancel").status_code == 202
+        assert api.wait(runs[0])["reason"] == "cancelled"
+        runs[0] = api.ask(f"Export {mark}")
+        assert api.http.post("/runs", json={"input": "One more?"}).status_code == 429
+        control(cloud, "LIMIT#crowded", tenant_jobs=0, user_runs=3)
         deadline = time.monotonic() + 10
         while (answer := api.http.post("/runs", json={"input": f"Export {mark}"})).status_code == 429:
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert answer.status_code == 202, answer.text
-        # The jobs that had no slot were kept: what ends the third one's job takes them along.
         for run_id in [*runs, answer.json()["run_id"]]:
-            assert api.wait(run_id, within_s=60)["reason"] == "answered"
+            api.http.post(f"/runs/{run_id}/cancel")
+            assert api.wait(run_id)["reason"] == "cancelled"
 
 
 def test_another_tenants_flood_of_the_queue_delays_this_tenants_job_by_less_than_five_times(
