@@ -225,6 +225,25 @@ class ModelRequestRejected(ModelError):
     billed = False
 
 
+class ModelNotOffered(ModelError):
+    """The service does not offer this model (retired, no access): another one may be."""
+
+    code = "model_not_offered"
+    billed = False
+
+
+class ToolUnreached(KeepgateError):
+    """The function that runs tools could not be called: the tool did certainly not begin."""
+
+    code = "tool_unreached"
+
+
+class JobPoisoned(KeepgateError):
+    """A job of the queue was delivered in vain as often as it may be; its run was told, and it is a dead letter."""
+
+    code = "job_poisoned"
+
+
 class ToolLost(KeepgateError):
     """The function that ran a tool died or timed out: what the tool did is not known."""
 

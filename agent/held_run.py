@@ -178,9 +178,9 @@ class HeldRun:
         if self.seconds_left() <= 0:
             raise RunFailed(EndReason.MAX_DURATION)
 
-    def pause(self, seconds: float) -> None:
-        """Wait, listening. Raises as `hear` does."""
-        while seconds > 0:
+    def pause(self, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Wait, listening, while it is not `until`. Raises as `hear` does."""
+        while seconds > 0 and not until():
             self.hear()
             piece = min(seconds, self.runtime.listen_every_s)
             self.runtime.clock.sleep(piece)

@@ -61,6 +61,7 @@ from agent.events import (
     Text,
     ToolCompleted,
     ToolOutcomeUnknown,
+    ToolProgress,
     ToolQueued,
     ToolStarted,
     Verdict,
@@ -80,6 +81,8 @@ _GIVEN_UP = {"approval_expired": "expired", "approval_void": "void"}
 """Results by which the platform ends a call that was never started."""
 TOOL_STATUS = "keepgate.tool_status"
 """Name of the custom event of a call that goes through the queue: `{tool_call_id, tool, status}`."""
+TOOL_PROGRESS = "keepgate.tool_progress"
+"""Name of the custom event of a call that tells how far it has come: `{tool_call_id, tool, text}`."""
 
 _TEXT = 3
 """The index of an answer's text among the events of its `model.started`: after what closes a lost answer."""
@@ -159,7 +162,7 @@ class Projection:
                 yield from self._complete(completed, at)
             case ApprovalRequested() | ApprovalDecided() as change:
                 yield from (at(i, said) for i, said in enumerate(self._on_approval(change), 1))
-            case ToolQueued() | ToolStarted() | ToolCompleted() | ToolOutcomeUnknown() as change:
+            case ToolQueued() | ToolStarted() | ToolProgress() | ToolCompleted() | ToolOutcomeUnknown() as change:
                 yield from (at(i, said) for i, said in enumerate(self._on_call(change), 1))
             case RunEnded() as ended:
                 yield from self._last_of_lost_answer(event.seq)
@@ -250,7 +253,9 @@ class Projection:
         about = {"tool_call_id": asked.call_id, "approval_id": asked.approval_id, "tool": tool, "status": status}
         return CustomEvent(name=APPROVAL, value={**about, **more})
 
-    def _on_call(self, change: ToolQueued | ToolStarted | ToolCompleted | ToolOutcomeUnknown) -> Iterator[BaseEvent]:
+    def _on_call(
+        self, change: ToolQueued | ToolStarted | ToolProgress | ToolCompleted | ToolOutcomeUnknown
+    ) -> Iterator[BaseEvent]:
         decision = self._calls.get(change.call_id)
         if decision is None:  # it has its one result already
             return
@@ -263,6 +268,9 @@ class Projection:
                 yield self._tool_status(change.call_id, "queued")
             case ToolStarted() if decision.queued:
                 yield self._tool_status(change.call_id, "started")
+            case ToolProgress(text=text) if decision.shown_to_user:
+                value = {"tool_call_id": change.call_id, "tool": _shown_name(decision), "text": text}
+                yield CustomEvent(name=TOOL_PROGRESS, value=value)
             case ToolCompleted():
                 yield self._result(change.call_id, change.outcome, change)
             case ToolOutcomeUnknown():

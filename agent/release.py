@@ -57,6 +57,8 @@ class Release(Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
     model: ModelChoice
+    fallback: ModelChoice | None = None
+    """Takes over within a turn while the user has seen nothing of it: see `agent.model_choice`."""
     prompt_file: str
     prompt: str = ""
     tools: tuple[str, ...]

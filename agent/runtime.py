@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.dispatch import Dispatcher
 from agent.hooks import Hooks
-from agent.ports import Clock, Directory, Ledger, Model, Policy, RunLog, ToolRunner, Wake
+from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -22,6 +22,7 @@ class Runtime:
     tool_runner: ToolRunner
     dispatcher: Dispatcher
     wake: Wake
+    breakers: Breakers
     policy: Policy
     directory: Directory
     clock: Clock

@@ -15,7 +15,7 @@ from functools import partial
 
 from agent import approvals, tracing
 from agent.ear import Background, TimeIsUp
-from agent.errors import CallNotDecided, StoreUnavailable, ToolLost, TryLater
+from agent.errors import CallNotDecided, StoreUnavailable, ToolLost, ToolUnreached, TryLater
 from agent.events import (
     Decision,
     Payload,
@@ -27,7 +27,16 @@ from agent.events import (
 )
 from agent.held_run import HeldRun
 from agent.runlog import Turn
-from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, failed, refused, unknown
+from agent.tool_results import (
+    MAX_TOOL_ATTEMPTS,
+    breaker,
+    completed,
+    contract_changed,
+    failed,
+    refused,
+    unavailable,
+    unknown,
+)
 from agent.tools import Contract
 
 TOOL_GRACE_S = 5.0
@@ -57,13 +66,13 @@ def play(run: HeldRun, turn: Turn) -> None:
         for decision in _open_calls(run)
         if not decision.queued and (contract := _contract(run, decision))
     ]
-    batches = _batches(inline)
-    if run.time_for(sum(map(_patience_s, batches))) is None:
+    if run.time_for(sum(map(_patience_s, _batches(inline)))) is None:
         run.hand_over()
         return
+    inline = [(decision, contract) for decision, contract in inline if _admits(run, turn, decision, contract)]
     _start(run, turn, [decision for decision, _ in inline])
     _send(run)
-    for batch in batches:
+    for batch in _batches(inline):
         _run_batch(run, batch)
     _park(run)
 
@@ -125,6 +134,15 @@ def _judge(run: HeldRun, turn: Turn) -> None:
                 run.note(contract_changed(decision))
         elif contract is None or contract.mode == "once" or started.attempt >= MAX_TOOL_ATTEMPTS:
             run.note(unknown(decision, "lost"))
+
+
+def _admits(run: HeldRun, turn: Turn, decision: Decision, contract: Contract) -> bool:
+    """Tell whether the tool's breaker lets a call through; note the result of one that it does not."""
+    if run.runtime.breakers.admits(breaker(decision.tool), patience_s=contract.timeout_s + TOOL_GRACE_S):
+        return True
+    before, _ = turn.started.get(decision.call_id, (None, 0))
+    run.note(unavailable(decision, attempt=before.attempt + 1 if before else 1))
+    return False
 
 
 def _judge_asked(run: HeldRun, turn: Turn, decision: Decision) -> None:
@@ -209,9 +227,16 @@ def _call(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[Payl
         except CallNotDecided:
             tracing.fail(span, CallNotDecided.code)
             yield refused(decision)
+        except ToolUnreached as unreached:
+            tracing.fail(span, unreached.code)
+            run.runtime.breakers.failed(breaker(decision.tool))
+            started, _ = run.state.turn.started[decision.call_id] if run.state.turn else (None, 0)
+            yield unavailable(decision, attempt=started.attempt if started else 1)
         except (ToolLost, TryLater) as lost:
             tracing.fail(span, lost.code)
+            run.runtime.breakers.failed(breaker(decision.tool))
         else:
+            run.runtime.breakers.succeeded(breaker(decision.tool))
             span.set_attribute(tracing.OUTCOME, reply.outcome)
             calls = len(run.state.turn.completed.decisions) if run.state.turn else 1
             yield completed(decision, contract, reply, calls=calls)

@@ -55,6 +55,16 @@ class LimitedSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BreakerSettings(Settings):
+    """What the doors that call models and tools know of circuit breakers; see `agent.ports.BreakerRules`."""
+
+    control_table: str
+    breaker_failures: int
+    breaker_window_s: int
+    breaker_open_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShimSettings(LimitedSettings):
     """Room 1, the run API."""
 
@@ -81,7 +91,7 @@ class StreamEventsSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAgentSettings(LimitedSettings):
+class RunAgentSettings(LimitedSettings, BreakerSettings):
     """Room 2."""
 
     runs_table: str
@@ -105,15 +115,19 @@ class RunToolSettings(Settings):
     bucket: str
     data_role_arn: str
     """Assumed with the session tag `tenant_id`."""
+    progress_table: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkToolQueueSettings(LimitedSettings):
+class WorkToolQueueSettings(LimitedSettings, BreakerSettings):
     """Room 3: jobs from the queue."""
 
     runs_table: str
     tool_queue_url: str
     """To send a tenant's next job when one is done."""
+    progress_table: str
+    max_receives: int
+    """The delivery of a job that is its last."""
     tool_function: str
     agent_function: str
 

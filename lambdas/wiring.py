@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lambdas.settings import (
+    BreakerSettings,
     LimitedSettings,
     RunAgentSettings,
     RunToolSettings,
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
     from agent.admission import Room1
+    from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.limits import DynamoDbLimitBook
+    from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
     from agent.dispatch import Dispatcher
     from agent.execution import ToolRoom
@@ -93,6 +96,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         tool_runner=_tool_runner(settings.tool_function),
         dispatcher=_dispatcher(settings),
         wake=_wake(settings.agent_function),
+        breakers=_breakers(settings),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
         directory=CognitoDirectory(_client("cognito-idp"), settings.user_pool_id),
         clock=SystemClock(),
@@ -112,6 +116,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
 
     clock = SystemClock()
     log = _run_log(settings.runs_table)
+    notes = _notes(settings.progress_table)
     access = TenantSessions(
         sts=_client("sts"),
         role_arn=settings.data_role_arn,
@@ -121,7 +126,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
         clock=clock,
     )
     drop_ambient_credentials(os.environ)
-    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock)
+    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock, notes=notes)
 
 
 def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
@@ -135,6 +140,8 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
         tool_runner=_tool_runner(settings.tool_function),
         wake=_wake(settings.agent_function),
         dispatcher=_dispatcher(settings),
+        breakers=_breakers(settings),
+        notes=_notes(settings.progress_table),
         tools=TOOLS,
         clock=SystemClock(),
     )
@@ -195,6 +202,24 @@ def _dispatcher(settings: RunAgentSettings | WorkToolQueueSettings | SweepRunsSe
         limits=_limits(settings),
         clock=SystemClock(),
     )
+
+
+def _notes(table: str) -> "DynamoDbProgressNotes":
+    from agent.aws.clock import SystemClock
+    from agent.aws.progress import DynamoDbProgressNotes
+
+    return DynamoDbProgressNotes(_client("dynamodb"), table, SystemClock())
+
+
+def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":
+    from agent.aws.breakers import DynamoDbBreakers
+    from agent.aws.clock import SystemClock
+    from agent.ports import BreakerRules
+
+    rules = BreakerRules(
+        failures=settings.breaker_failures, window_s=settings.breaker_window_s, open_s=settings.breaker_open_s
+    )
+    return DynamoDbBreakers(_client("dynamodb"), settings.control_table, rules, SystemClock())
 
 
 def _wake(function: str) -> "LambdaWake":

@@ -29,12 +29,14 @@ from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.directory import MemoryDirectory
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.ledger import MemoryLedger
 from agent.testing.limits import AMPLE, MemoryLimitBook
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -74,15 +76,17 @@ class MemoryCloud:
         self.queue = MemoryToolQueue()
         self.lines: JobLines = lines or MemoryJobLines(memory)
         self.wake = MemoryWake()
+        self.notes = MemoryProgressNotes()
         self.directory = MemoryDirectory()
         self.tool_runner = InProcessToolRunner(
-            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock, self.notes)
         )
+        self.breakers = BreakerItems()
         self.invocations = 0
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
-        self._policy = policy or FixedPolicy()
+        self.policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
@@ -148,7 +152,8 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             dispatcher=self.dispatcher(process),
             wake=process.wrap(self.wake, StoreUnavailable),
-            policy=self._policy,
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            policy=self.policy,
             directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
             random=lambda: 1.0,
@@ -182,7 +187,7 @@ class MemoryCloud:
             self.each_minute()
             self.queue.jobs.extend(self._returned)
             self._returned.clear()
-            self._survive(lambda sweeper: sweeper.sweep(limit=100))
+            self.sweep()
         raise TimeoutError(f"runs are not over after {MAX_MINUTES} minutes")
 
     def deliver(self) -> None:
@@ -193,6 +198,14 @@ class MemoryCloud:
             else:
                 self.work(self.queue.jobs.popleft())
 
+    def sweep(self) -> None:
+        """Let the sweeper look after what is due."""
+        self._survive(lambda sweeper: sweeper.sweep(limit=100))
+
+    def bury(self, tenant_id: str, run_id: str, *, owner: str) -> None:
+        """Report the death of an invocation, as Lambda does after its timeout."""
+        self._survive(lambda sweeper: sweeper.bury(tenant_id, run_id, owner=owner, cause="Timeout"))
+
     def work(self, job: ToolJob) -> None:
         """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
         process = Process(self.strike)
@@ -201,6 +214,8 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
             dispatcher=self.dispatcher(process),
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
             clock=self.clock,
         )

@@ -22,6 +22,7 @@ from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.limits import MemoryLimitBook
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import MemoryToolQueue
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -41,7 +42,8 @@ class DecidedRun:
         self.log: RunLog = log or self._memory
         self.table = MemoryTable()
         self.clock = FakeClock()
-        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock)
+        self.notes = MemoryProgressNotes()
+        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock, self.notes)
         now = self.clock.now()
         created = RunCreated(
             principal=Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER})),

@@ -1,6 +1,9 @@
 """A refund waits for a person: asked for by one, decided by another, done once; and nobody else's business."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from local.processes import ROOT
 from tests.agui.verifier import Verifier
 from tests.e2e.running_cloud import Api, RunningCloud, marker
 
@@ -187,6 +191,31 @@ def test_the_users_stream_says_that_a_person_is_waited_for_and_what_came_of_it(a
     told = [event["value"] for event in events if event.get("name") == "keepgate.approval"]
     assert [value["status"] for value in told] == ["pending", "approved"]
     assert {value["approval_id"] for value in told} == {shown["approval_id"]}
+
+
+def test_the_terminal_lists_and_decides(cloud: RunningCloud, acme: Api) -> None:
+    def terminal(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "local.approve", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "KEEPGATE_LOCAL": str(cloud.state)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    run_id = acme.ask("Please refund 4 EUR of order 1013, it came late")
+    asked = acme.wait_until(run_id, "waiting")["pending_approvals"][0]["approval_id"]
+    listed = terminal()
+    assert asked in listed
+    assert "Amount Cents: 400" in listed
+    assert "in their words: Please refund 4 EUR of order 1013" in listed
+    assert "(role_missing)" in terminal("--as", "acme-user", asked)
+    assert terminal(asked) == f"{asked}: approve\n"
+    assert "1013-01" in acme.wait(run_id)["answer"]
+    assert "(already_decided)" in terminal(asked, "--reject")
 
 
 def test_a_decided_run_resumes_at_once(cloud: RunningCloud, acme: Api, approver: Api) -> None:

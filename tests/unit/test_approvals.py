@@ -264,11 +264,11 @@ def change_release(cloud):
 
 
 def change_policy(cloud):
-    cloud._policy = ChangedPolicy()
+    cloud.policy = ChangedPolicy()
 
 
 def forbid_by_policy(cloud):
-    cloud._policy = FixedPolicy({"pay": "deny"})
+    cloud.policy = FixedPolicy({"pay": "deny"})
 
 
 def forbid_by_hook(cloud):

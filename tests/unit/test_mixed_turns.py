@@ -82,5 +82,5 @@ def test_each_call_of_a_mixed_turn_gets_one_result_in_call_order(kinds, data):
     prefix = None
     for event in cloud.events(run):
         prefix = step(prefix, event)
-        assert problems(messages.request(prefix, release(), cloud.tools)) == []
+        assert problems(messages.request(prefix, release(), release().model, cloud.tools)) == []
     assert fold(cloud.events(run)).header == state.header

@@ -41,21 +41,38 @@ LIMITS: dict[str, Any] = {
     "tenant_jobs_limit": 6,
 }
 LEDGER: dict[str, Any] = {**LIMITS, "ledger_table": "ledger", "platform_shards": 2, "tool_queue_url": "https://queue"}
+BREAKERS: dict[str, Any] = {
+    "breaker_failures": 5,
+    "breaker_window_s": 30,
+    "breaker_open_s": 30,
+}
 SETTINGS = {
     "shim": ShimSettings(**STAGE, **LIMITS, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
     "agent_runtime": RunAgentSettings(
         **STAGE,
         **LEDGER,
+        **BREAKERS,
         agent_function="run_agent",
         tool_function="run_tool",
         user_pool_id="eu-central-1_pool",
     ),
     "tool_room": RunToolSettings(
-        **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
+        **STAGE,
+        tenant_table="tenants",
+        bucket="files",
+        data_role_arn="arn:aws:iam::1:role/data",
+        progress_table="progress",
     ),
     "queue_worker": WorkToolQueueSettings(
-        **STAGE, **LIMITS, tool_queue_url="https://queue", tool_function="run_tool", agent_function="run_agent"
+        **STAGE,
+        **LIMITS,
+        **BREAKERS,
+        tool_queue_url="https://queue",
+        progress_table="progress",
+        max_receives=4,
+        tool_function="run_tool",
+        agent_function="run_agent",
     ),
     "sweeper": SweepRunsSettings(**STAGE, **LEDGER, agent_function="run_agent"),
 }
