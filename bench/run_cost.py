@@ -20,7 +20,7 @@ from agent.aws.run_log import DynamoDbRunLog
 from agent.pricing import Prices
 from agent.release import Release
 from agent.testing.cloud import MemoryCloud
-from agent.testing.ledger import AMPLE
+from agent.testing.limits import MemoryLimitBook
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.tables import create_table
 from agent.testing.tenant_data import MemoryTable, MemoryTenantData
@@ -62,7 +62,7 @@ def count_calls() -> dict[str, int]:
         create_table(client, "ledger")
         cloud = _cloud(
             log=DynamoDbRunLog(client, "runs"),
-            ledger=DynamoDbLedger(client, "ledger", AMPLE, shards=STAGES["prod"].platform_shards),
+            ledger=DynamoDbLedger(client, "ledger", MemoryLimitBook(), shards=STAGES["prod"].platform_shards),
         )
         _run(cloud)  # the first one makes the period's budget items
         client.meta.events.register("before-call", lambda model, **_: counted.update([f"dynamodb:{model.name}"]))
