@@ -7,7 +7,7 @@ not asked: this room has no right on the ledger, and a run whose budget is spent
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,7 +20,7 @@ from agent.identity import Principal
 from agent.ports import Clock, NewRun, RunLog, Wake
 from agent.release import Release
 from agent.runlog import RunHeader
-from agent.tools import canonical_json
+from agent.tools import Contract, canonical_json
 
 MAX_INPUT_BYTES = 32_768
 """Of UTF-8. The log keeps the input in one item, far below DynamoDB's 400 KB."""
@@ -47,6 +47,8 @@ class Room1:
     clock: Clock
     release: Release
     """The one that new runs are bound to."""
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+    """Of the tools as they are deployed now, for what approvers are shown."""
     new_run_id: Callable[[datetime], str] = new_run_id
     new_nonce: Callable[[], str] = new_nonce
 

@@ -21,14 +21,14 @@ MAX_GRANTS = 3
 """Grants for one call: an earlier one that a dead holder took may be too small."""
 
 
-def price_of(run: HeldRun) -> Price:
-    """Return the price of the run's model.
+def price_of(run: HeldRun, model_id: str) -> Price:
+    """Return the price of a model.
 
     Raises:
         RunFailed: it has none; a call that can't be counted is not made.
     """
     try:
-        return run.runtime.prices.of(run.release.model.id)
+        return run.runtime.prices.of(model_id)
     except ConfigurationInvalid as unknown:
         raise RunFailed(EndReason.RELEASE_UNAVAILABLE, str(unknown)) from unknown
 
@@ -40,7 +40,7 @@ def reserve(run: HeldRun, request: ModelRequest) -> int:
         RunFailed: the run, the user, the tenant or the platform has too little left.
         LogMoved: the run has ended under another holder.
     """
-    need = price_of(run).bound_micros(input_bound(run.state, request), request.max_tokens)
+    need = price_of(run, request.model_id).bound_micros(input_bound(run.state, request), request.max_tokens)
     if run.header.spent_micros + need > run.header.limit_micros:
         raise RunFailed(EndReason.BUDGET_RUN)
     for _ in range(MAX_GRANTS):
@@ -98,6 +98,7 @@ def assumed_failure(state: RunState, error: str, *, epoch: int | None = None) ->
         retryable=True,
         cost_micros=started.reserved_micros,
         assumed=True,
+        shown=True,  # nobody knows
     )
 
 

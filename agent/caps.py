@@ -1,7 +1,7 @@
-"""What ends a run whatever the model wants: cancelled, out of time, out of turns, out of attempts, going nowhere.
+"""What ends a run whatever the model wants: cancelled, out of time, out of turns, going nowhere.
 
 Calls per turn and in all, and the size of arguments, are the gate's; the size of results is the turn's; of an answer,
-`agent.answer`'s; money is `agent.budget`'s.
+`agent.answer`'s; attempts are `agent.model_choice`'s, money is `agent.budget`'s.
 """
 
 from datetime import datetime
@@ -35,8 +35,5 @@ def require_turn(state: RunState, release: Release) -> None:
     Raises:
         RunFailed: with the reason.
     """
-    failure = state.last_failure
-    if failure is not None and not (failure.retryable and state.failed_attempts < release.model.max_attempts):
-        raise RunFailed(EndReason.MODEL_UNAVAILABLE, failure.error)
     if len(state.turns) >= release.caps.max_turns:
         raise RunFailed(EndReason.MAX_TURNS)

@@ -92,6 +92,25 @@ class RunOver(Conflict):
     code = "run_over"
 
 
+class OwnRun(CallerMistake):
+    """The principal asked for what they mean to decide."""
+
+    code = "own_run"
+    status = 403
+
+
+class AlreadyDecided(Conflict):
+    """An approval was decided before; it is decided once."""
+
+    code = "already_decided"
+
+
+class ApprovalExpired(Conflict):
+    """An approval's time is over; the call has been given up."""
+
+    code = "approval_expired"
+
+
 class FeedbackStands(Conflict):
     """The run has been judged already; a judgement is given once."""
 
@@ -191,6 +210,25 @@ class ModelRequestRejected(ModelError):
 
     code = "model_request_rejected"
     billed = False
+
+
+class ModelNotOffered(ModelError):
+    """The service does not offer this model (retired, no access): another one may be."""
+
+    code = "model_not_offered"
+    billed = False
+
+
+class ToolUnreached(KeepgateError):
+    """The function that runs tools could not be called: the tool did certainly not begin."""
+
+    code = "tool_unreached"
+
+
+class JobPoisoned(KeepgateError):
+    """A job of the queue was delivered in vain as often as it may be; its run was told, and it is a dead letter."""
+
+    code = "job_poisoned"
 
 
 class ToolLost(KeepgateError):

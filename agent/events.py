@@ -122,7 +122,7 @@ class Decision(Fact):
     code: str
     """`allowed`, `approval_needed`, or why not: `unknown_tool`, `not_in_release`, `invalid_arguments`, …"""
     message: str = ""
-    """What the model is told where the verdict is not `allow`."""
+    """What the model is told where the verdict is `deny`."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Validated, with defaults filled in, frozen."""
     arguments_sha256: str = ""
@@ -240,6 +240,8 @@ class ModelFailed(Fact):
     usage: Usage | None = None
     cost_micros: Micros
     assumed: bool = False
+    shown: bool = False
+    """Whether any of its text may have reached the user: then no other model takes over."""
 
 
 class ApprovalRequested(Fact):
@@ -289,6 +291,23 @@ class ToolQueued(Fact):
     due_at: AwareDatetime
     approval_id: ApprovalId | None = None
     """The approval that queueing consumes: the queue's worker starts the call and can judge no approval."""
+
+
+MAX_PROGRESS_NOTES = 20
+"""Of one start of a call."""
+
+MAX_PROGRESS_CHARACTERS = 200
+
+
+class ToolProgress(Fact):
+    """How far a call of the queue has come, in its tool's words. For whoever watches; the model never reads it."""
+
+    type: Literal["tool.progress"] = "tool.progress"
+    call_id: CallId
+    attempt: int = Field(ge=1)
+    """Of the `tool.started` it belongs to."""
+    index: int = Field(ge=0, lt=MAX_PROGRESS_NOTES)
+    text: str = Field(max_length=MAX_PROGRESS_CHARACTERS)
 
 
 class ToolCompleted(Fact):
@@ -374,6 +393,7 @@ Payload = Annotated[
     | ApprovalDecided
     | ToolStarted
     | ToolQueued
+    | ToolProgress
     | ToolCompleted
     | ToolOutcomeUnknown
     | RunWaiting
@@ -389,6 +409,7 @@ OUTSIDE = frozenset(
         "cancel.requested",
         "approval.decided",
         "tool.started",
+        "tool.progress",
         "tool.completed",
         "tool.outcome_unknown",
         "worker.lost",

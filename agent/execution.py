@@ -1,8 +1,8 @@
 """Room 3's core: run one decided tool call for one tenant, and nothing that the log does not show as decided.
 
 Only ids come in. Who asks, what was decided and with which arguments stands in the run's log, which is read here: a
-call that is not allowed there, not started, already over, or decided under another contract is refused. The tool runs
-in a thread under its contract's timeout, with the tenant's session and no other.
+call that is neither allowed nor approved there, not started, already over, or decided under another contract is
+refused. The tool runs in a thread under its contract's timeout, with the tenant's session and no other.
 
 The surprise: an error of the tool's own is a result, which the model reads. An exception is raised only where the call
 must not run (`CallNotDecided`), or where what it did is not known (`ToolLost`): it outlived its timeout, or a `once`
@@ -12,6 +12,7 @@ tool broke off. Whoever called then ends the process, because a thread can't be 
 import bisect
 import contextvars
 import logging
+import math
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,11 +23,12 @@ from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent import tracing
-from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
-from agent.events import Decision, Verdict
+from agent.answer import mended
+from agent.errors import CallNotDecided, KeepgateError, StoreUnavailable, ToolLost
+from agent.events import MAX_PROGRESS_CHARACTERS, MAX_PROGRESS_NOTES, Decision, Verdict
 from agent.held_run import read_state
 from agent.identity import CallId, Principal, RunId, TenantId
-from agent.ports import Clock, RunLog, ToolReply
+from agent.ports import Clock, ProgressNotes, RunLog, ToolReply
 from agent.runlog import RunState, Turn
 from agent.tools import (
     Arguments,
@@ -44,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 500
 """Characters of a tool's own error sentence that the model gets."""
-MAX_PROGRESS = 100
-"""Marks on a call's span."""
+NOTE_EVERY_S = 1.0
+"""Of the notes a tool gives in quick succession, the first counts."""
 UNREACHABLE = canonical_json({"error": "store_unavailable", "message": "The data can't be reached at the moment."})
 
 
@@ -92,18 +94,21 @@ class ToolRoom:
     tools: Mapping[str, Tool[Any]]
     access: TenantAccess
     clock: Clock
+    notes: ProgressNotes
     wait: Callable[[threading.Event, float], bool] = _wait
     """Wait for the tool to end; False where the time passed first."""
 
 
 @dataclass(frozen=True)
 class DecidedCall:
-    """A call as the log shows it: allowed, started and open."""
+    """A call as the log shows it: allowed or approved, started and open."""
 
     principal: Principal
     decision: Decision
     tool: Tool[Any]
     arguments: Arguments
+    attempt: int
+    """The number of its start."""
 
 
 def execute(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -> ToolReply:
@@ -148,10 +153,14 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
     if found is None:
         raise CallNotDecided("the newest turn has no decision about this call")
     turn, decision = found
-    if decision.verdict is not Verdict.ALLOW:
-        raise CallNotDecided(f"the decision is {decision.verdict}")
+    if decision.verdict is Verdict.DENY:
+        raise CallNotDecided("the decision is deny")
     if call_id not in turn.started:
         raise CallNotDecided("the call has not been started")
+    if not turn.is_cleared(decision):
+        raise CallNotDecided("no approval of the call was given and consumed by its start")
+    if call_id in turn.decided and turn.decided[call_id].by == state.created.principal.user_id:
+        raise CallNotDecided("the call was approved by who asked for it")
     if call_id in turn.results:
         raise CallNotDecided("the call has its result already")
     tool = room.tools.get(decision.tool)
@@ -163,7 +172,8 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
         arguments = tool.arguments.model_validate_json(canonical_json(decision.arguments))
     except ValidationError as error:
         raise CallNotDecided("the decided arguments do not fit the tool") from error
-    return DecidedCall(principal=state.created.principal, decision=decision, tool=tool, arguments=arguments)
+    attempt = turn.started[call_id][0].attempt
+    return DecidedCall(state.created.principal, decision, tool, arguments, attempt)
 
 
 def _outcome(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[Any, str, str | None]:
@@ -200,7 +210,7 @@ def _run(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[BaseModel, lis
         idempotency_key=f"{run_id}/{decision.call_id}",
         data=room.access.data(tenant_id, contract),
         files=files,
-        progress=_progress(),
+        progress=_progress(room, call, run_id),
     )
     answer: list[BaseModel | BaseException] = []
     done = threading.Event()
@@ -259,14 +269,25 @@ class _Written:
         return key
 
 
-def _progress() -> Callable[[str], None]:
-    # A mark on the call's span, without the note's text: no contents in traces.
+def _progress(room: ToolRoom, call: DecidedCall, run_id: str) -> Callable[[str], None]:
+    """Return what a tool tells its progress to: for a call of the queue, whose worker passes it on, and bounded."""
     span = trace.get_current_span()
-    left = iter(range(MAX_PROGRESS))
+    tenant_id, call_id = call.principal.tenant_id, call.decision.call_id
+    index, told_at = 0, -math.inf
 
-    def tell(note: str) -> None:  # noqa: ARG001 - the log has no event for it yet; see ToolContext
-        if next(left, None) is not None:
-            span.add_event("progress")
+    def tell(note: str) -> None:
+        nonlocal index, told_at
+        now = room.clock.monotonic()
+        text = mended(note)[:MAX_PROGRESS_CHARACTERS].strip()
+        if not text or not call.decision.queued or index == MAX_PROGRESS_NOTES or now - told_at < NOTE_EVERY_S:
+            return
+        span.add_event("progress")  # without its text: no contents in traces
+        try:
+            room.notes.write(tenant_id, run_id, call_id, attempt=call.attempt, index=index, text=text)
+        except KeepgateError as trouble:  # no reason for a tool to fail; the next note takes its place
+            logger.warning("progress was not kept", extra={"error": trouble.code})
+            return
+        index, told_at = index + 1, now
 
     return tell
 

@@ -1,8 +1,9 @@
 """Every tool call passes here, in one fixed order, before anything of its turn runs.
 
 Known tool → enabled in the release → arguments by schema, then frozen → policy → limits → time → the team's hooks,
-which may only tighten. The first check that fails decides. What is frozen here (canonical JSON and its hash) is what
-runs, byte for byte. A check that can't be made is a no.
+which may only tighten. The first check that fails decides; where none fails, policy or a hook may still ask for a
+person. What is frozen here (canonical JSON and its hash) is what runs, byte for byte. A check that can't be made is a
+no.
 """
 
 import hashlib
@@ -23,8 +24,6 @@ from agent.tools import Tool, canonical_json
 MAX_ARGUMENT_BYTES = 32_768
 MAX_ARGUMENT_DEPTH = 16
 
-NO_APPROVALS = "This needs a person's approval, and there is no way to ask for one yet. Tell the user so."
-
 
 class _Denied(Exception):
     """A check said no: the decision's code, and the sentence for the model."""
@@ -44,7 +43,7 @@ class Gate:
     hooks: tuple[Callable[[CallDeciding], CallDeciding], ...]
     principal: Principal
     calls_before: int
-    """Calls that earlier turns of the run were allowed."""
+    """Calls of earlier turns of the run that were not denied."""
     seconds_left: float
     """Until the run's deadline."""
 
@@ -52,11 +51,11 @@ class Gate:
         """Return a decision for each call of a turn, in call order."""
         decisions: list[Decision] = []
         for use in uses:
-            allowed = sum(1 for decision in decisions if decision.verdict is Verdict.ALLOW)
-            decisions.append(self._decide(use, position=len(decisions), allowed=allowed))
+            passed = sum(1 for decision in decisions if decision.verdict is not Verdict.DENY)
+            decisions.append(self._decide(use, position=len(decisions), passed=passed))
         return tuple(decisions)
 
-    def _decide(self, use: ToolUse, *, position: int, allowed: int) -> Decision:
+    def _decide(self, use: ToolUse, *, position: int, passed: int) -> Decision:
         draft = Decision(call_id=use.call_id, tool=use.tool, verdict=Verdict.DENY, code="")
         try:
             tool = self._known(use)
@@ -77,12 +76,13 @@ class Gate:
             ruling = self._ruled(tool, arguments, typed)
             draft = draft.model_copy(update={"policy_sha256": ruling.policy_sha256, "policies": ruling.policies})
             _permitted(ruling)
-            self._within_limits(position, allowed)
+            self._within_limits(position, passed)
             self._in_time()
-            self._tightened(use, frozen)
+            verdict = self._tightened(use, frozen, Verdict(ruling.verdict))
         except _Denied as no:
             return draft.model_copy(update={"code": no.code, "message": str(no)})
-        return draft.model_copy(update={"verdict": Verdict.ALLOW, "code": "allowed"})
+        code = "approval_needed" if verdict is Verdict.ASK else "allowed"
+        return draft.model_copy(update={"verdict": verdict, "code": code})
 
     def _known(self, use: ToolUse) -> Tool[Any]:
         tool = self.tools.get(use.tool)
@@ -105,33 +105,30 @@ class Gate:
         except Exception as broken:
             raise _Denied("policy_unavailable", "The rules could not be checked.") from broken
 
-    def _within_limits(self, position: int, allowed: int) -> None:
+    def _within_limits(self, position: int, passed: int) -> None:
         caps = self.release.caps
         if position >= caps.max_calls_per_turn:
             raise _Denied("too_many_calls", f"At most {caps.max_calls_per_turn} calls at once. Ask again for this one.")
-        if self.calls_before + allowed >= caps.max_tool_calls:
+        if self.calls_before + passed >= caps.max_tool_calls:
             raise _Denied("max_tool_calls", "This run may make no more tool calls.")
 
     def _in_time(self) -> None:
         if self.seconds_left < 1:
             raise _Denied("no_time_left", "The run's time is up.")
 
-    def _tightened(self, use: ToolUse, frozen: str) -> None:
-        event = CallDeciding(principal=self.principal, tool=use.tool, arguments_json=frozen, verdict=Verdict.ALLOW)
+    def _tightened(self, use: ToolUse, frozen: str, verdict: Verdict) -> Verdict:
+        event = CallDeciding(principal=self.principal, tool=use.tool, arguments_json=frozen, verdict=verdict)
         try:
             after = tighten(self.hooks, event)
         except HookFailed as broken:
             raise _Denied("hook_failed", "A rule of this agent could not be checked.") from broken
-        if after.verdict is Verdict.ASK:
-            raise _Denied("approval_not_available", NO_APPROVALS)
         if after.verdict is Verdict.DENY:
             raise _Denied("hook_denied", after.message or "A rule of this agent forbids this.")
+        return after.verdict
 
 
 def _permitted(ruling: PolicyDecision) -> None:
-    if ruling.verdict == "ask":
-        raise _Denied("approval_not_available", NO_APPROVALS)
-    if ruling.verdict != "allow":
+    if ruling.verdict not in {"allow", "ask"}:
         raise _Denied("policy_denied", ruling.reason or "The user may not do this. Don't try again; tell the user.")
 
 

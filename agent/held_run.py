@@ -27,7 +27,7 @@ from agent.events import (
 )
 from agent.ports import RunLog
 from agent.release import Release
-from agent.runlog import END, RunHeader, RunState, extend, step
+from agent.runlog import END, RunHeader, RunState, Turn, extend, step
 from agent.runtime import Runtime
 
 MAX_MOVES = 20
@@ -67,6 +67,8 @@ class HeldRun:
         """Whether nothing was written since the claim."""
         self.sent = set(state.turn.queued) if state.turn and found is Status.WAITING else set[str]()
         """Queued calls that were sent: by this holder, or by the one that parked the run, which sends first."""
+        self.unchecked = set[str]()
+        """Calls that were approved, and whose approval can't be checked at the moment: they go on waiting."""
         self.interrupted: Callable[[], Usage | None] | None = None
         """After the end of the run: reads on in the model call it interrupted, for its usage."""
         self._lease_until = lease_until
@@ -175,9 +177,9 @@ class HeldRun:
         if self.seconds_left() <= 0:
             raise RunFailed(EndReason.MAX_DURATION)
 
-    def pause(self, seconds: float) -> None:
-        """Wait, listening. Raises as `hear` does."""
-        while seconds > 0:
+    def pause(self, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Wait, listening, while it is not `until`. Raises as `hear` does."""
+        while seconds > 0 and not until():
             self.hear()
             piece = min(seconds, self.runtime.listen_every_s)
             self.runtime.clock.sleep(piece)
@@ -214,7 +216,10 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
     for _ in range(MAX_MOVES):
         state = read_state(runtime.log, tenant_id, run_id)
         now = runtime.clock.now()
-        if state is None or state.is_over or state.header.has_live_holder(now) or _still_waits(state, now):
+        if state is None or state.is_over or state.header.has_live_holder(now):
+            return None
+        if _still_waits(state, now):
+            _sleep_on(runtime, state)
             return None
         claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
         try:
@@ -231,9 +236,37 @@ def _still_waits(state: RunState, now: datetime) -> bool:
     header, turn = state.header, state.turn
     if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at or turn is None:
         return False
-    return not turn.is_settled and not any(
-        now >= queued.due_at for call_id, queued in turn.queued.items() if call_id not in turn.results
-    )
+    open_calls = (d.call_id for d in turn.completed.decisions if d.call_id not in turn.results)
+    return not turn.is_settled and not any(_is_ripe(turn, call_id, now) for call_id in open_calls)
+
+
+def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:
+    """Whether a holder could do something about a call that a parked run waits for."""
+    due_at = _due_at(turn, call_id)
+    return due_at is not None and (now >= due_at or (call_id in turn.decided and call_id not in turn.queued))
+
+
+def _due_at(turn: Turn, call_id: str) -> datetime | None:
+    """Return when a call's wait ends: in the queue, or before that before a person."""
+    if queued := turn.queued.get(call_id):
+        return queued.due_at
+    requested = turn.requested.get(call_id)
+    return requested.expires_at if requested else None
+
+
+def _sleep_on(runtime: Runtime, state: RunState) -> None:
+    """Make a run that was woken too early due when its next wait ends.
+
+    What came in meanwhile made it due at once, and a sweep since perhaps a backoff later: it could oversleep.
+    """
+    header = runtime.log.header(state.header.tenant_id, state.header.run_id)
+    if state.turn is None or header is None or header.next_seq != state.header.next_seq:
+        return
+    open_calls = (d.call_id for d in state.turn.completed.decisions if d.call_id not in state.turn.results)
+    waits = [due_at for call_id in open_calls if (due_at := _due_at(state.turn, call_id))]
+    due_at = min([header.deadline_at, *waits])
+    if header.due_at != due_at:
+        runtime.log.postpone(header, due_at)
 
 
 def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:

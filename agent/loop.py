@@ -80,7 +80,7 @@ def settle(run: HeldRun) -> RunHeader:
     usage = run.interrupted() if run.interrupted else None
     lost = assumed_failure(run.state, "run_ended", epoch=run.epoch)
     if usage and lost:
-        cost = price_of(run).cost_micros(usage)
+        cost = price_of(run, lost.model_id).cost_micros(usage)
         with suppress(LogMoved):  # feedback came first: settled below, at the whole reservation
             run.append(lost.model_copy(update={"usage": usage, "cost_micros": cost, "assumed": False}))
     return settle_ended(run.runtime.log, run.runtime.ledger, run.runtime.clock, run.state)

@@ -13,7 +13,7 @@ from typing import Any
 from agent.answer import mended
 from agent.events import Decision, Reasoning, Text, ToolCompleted, ToolOutcomeUnknown, ToolUse, Verdict
 from agent.ports import ModelRequest, ToolSpec
-from agent.release import Release
+from agent.release import ModelChoice, Release
 from agent.runlog import Result, RunState, Turn
 from agent.tools import Tool, canonical_json
 
@@ -35,19 +35,19 @@ MAX_CONVERSATION_BYTES = 600_000
 ELIDED = canonical_json({"elided": "This older result was left out to save space. Call the tool again if you need it."})
 
 
-def request(state: RunState, release: Release, tools: Mapping[str, Tool[Any]]) -> ModelRequest:
-    """Return the request for the run's next model call."""
+def request(state: RunState, release: Release, model: ModelChoice, tools: Mapping[str, Tool[Any]]) -> ModelRequest:
+    """Return the request for the run's next model call, to this model of the release."""
     offered = tuple(
         ToolSpec(name=name, description=tools[name].contract.description, schema=tools[name].contract.schema_)
         for name in release.tools
     )
     return ModelRequest(
-        model_id=release.model.id,
+        model_id=model.id,
         system=f"{release.prompt.strip()}\n\n{PLATFORM_PROMPT}",
-        messages=conversation(state, release.model.id, tools),
+        messages=conversation(state, model.id, tools),
         tools=offered,
-        max_tokens=release.model.max_tokens,
-        temperature=release.model.temperature,
+        max_tokens=model.max_tokens,
+        temperature=model.temperature,
     )
 
 

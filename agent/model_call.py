@@ -5,9 +5,10 @@ decides every call it asks for, and answer and decisions become one fact.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent import budget, caps, messages, tracing
+from agent import budget, caps, messages, model_choice, tracing
 from agent.answer import MALFORMED, Answer, mended
 from agent.ear import Background, TimeIsUp
 from agent.errors import HookFailed, ModelError, ModelTimedOut, ModelUnavailable, RunFailed, TryLater
@@ -17,6 +18,7 @@ from agent.held_run import HeldRun
 from agent.hooks import ModelAsking, tighten
 from agent.identity import message_id
 from agent.ports import ModelPart, ModelRequest, TextDelta
+from agent.release import ModelChoice
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_LONGEST_S = 8.0
@@ -35,14 +37,21 @@ def ask(run: HeldRun) -> None:
         LogMoved: decide again.
     """
     caps.require_turn(run.state, run.release)
-    attempt = run.state.failed_attempts + 1
-    if attempt > 1:
-        run.pause(run.runtime.random() * min(BACKOFF_LONGEST_S, BACKOFF_FIRST_S * 2 ** (attempt - 2)))
-    timeout_s = run.time_for(run.release.model.timeout_s)
-    if timeout_s is None:
-        run.hand_over()
-        return
-    request = _request(run)
+    choices = model_choice.left(run.state, run.release)
+    _back_off(run, choices)
+    breakers = run.runtime.breakers
+    for choice in choices:
+        timeout_s = run.time_for(choice.timeout_s)
+        if timeout_s is None:
+            run.hand_over()
+            return
+        if breakers.admits(model_choice.breaker(choice.id), patience_s=timeout_s):
+            break
+    else:
+        failures = [failure.error for failure in run.state.failures]
+        raise RunFailed(EndReason.MODEL_UNAVAILABLE, f"failed attempts: {failures}; open breakers: {len(choices)}")
+    request = _request(run, choice)
+    attempt = len(run.state.failures) + 1
     started = ModelStarted(
         turn=len(run.state.turns) + 1,
         attempt=attempt,
@@ -51,11 +60,22 @@ def ask(run: HeldRun) -> None:
         reserved_micros=budget.reserve(run, request),
     )
     run.append(started)
-    run.note(_stream(run, started, request, timeout_s))
+    outcome = _stream(run, started, request, timeout_s)
+    run.note(outcome)
+    model_choice.tell(breakers, outcome)
 
 
-def _request(run: HeldRun) -> ModelRequest:
-    request = messages.request(run.state, run.release, run.runtime.tools)
+def _back_off(run: HeldRun, choices: Sequence[ModelChoice]) -> None:
+    """Wait before a model is asked again, but not for one whose breaker is, or falls, open meanwhile."""
+    failed = model_choice.tried(run.state, choices[0]) if choices else 0
+    if failed:
+        longest_s = min(BACKOFF_LONGEST_S, BACKOFF_FIRST_S * 2 ** (failed - 1))
+        name = model_choice.breaker(choices[0].id)
+        run.pause(run.runtime.random() * longest_s, until=lambda: run.runtime.breakers.is_open(name))
+
+
+def _request(run: HeldRun, choice: ModelChoice) -> ModelRequest:
+    request = messages.request(run.state, run.release, choice, run.runtime.tools)
     event = ModelAsking(
         principal=run.state.created.principal,
         model_id=request.model_id,
@@ -95,9 +115,9 @@ def _stream(
                 run, started, request, answer, round((clock.monotonic() - begun_at) * 1000)
             )
         except TimeIsUp:
-            outcome = _failed(run, started, answer, ModelTimedOut())
+            outcome = _failed(run, started, answer, ModelTimedOut(), shown=deltas.shown)
         except ModelError as error:
-            outcome = _failed(run, started, answer, error)
+            outcome = _failed(run, started, answer, error, shown=deltas.shown)
         except RunFailed:
             # The end is recorded first; then `loop.settle` reads on for the usage.
             run.interrupted = lambda: _drained(call, answer, until=clock.monotonic() + run.runtime.drain_s)
@@ -123,10 +143,12 @@ def _completed(
         policy=run.runtime.policy,
         hooks=run.runtime.hooks.deciding,
         principal=run.state.created.principal,
-        calls_before=sum(1 for turn in run.state.turns for d in turn.completed.decisions if d.verdict is Verdict.ALLOW),
+        calls_before=sum(
+            1 for turn in run.state.turns for d in turn.completed.decisions if d.verdict is not Verdict.DENY
+        ),
         seconds_left=run.seconds_left(),
     )
-    cost, assumed = budget.settled(budget.price_of(run), answer.usage, started.reserved_micros)
+    cost, assumed = budget.settled(budget.price_of(run, started.model_id), answer.usage, started.reserved_micros)
     return ModelCompleted(
         turn=started.turn,
         attempt=started.attempt,
@@ -141,8 +163,8 @@ def _completed(
     )
 
 
-def _failed(run: HeldRun, started: ModelStarted, answer: Answer, error: ModelError) -> ModelFailed:
-    cost, assumed = budget.settled(budget.price_of(run), answer.usage, started.reserved_micros)
+def _failed(run: HeldRun, started: ModelStarted, answer: Answer, error: ModelError, *, shown: bool) -> ModelFailed:
+    cost, assumed = budget.settled(budget.price_of(run, started.model_id), answer.usage, started.reserved_micros)
     if assumed and not error.billed:
         cost, assumed = 0, False  # the service said that it did nothing
     return ModelFailed(
@@ -154,6 +176,7 @@ def _failed(run: HeldRun, started: ModelStarted, answer: Answer, error: ModelErr
         usage=answer.usage,
         cost_micros=cost,
         assumed=assumed,
+        shown=shown,
     )
 
 
@@ -176,6 +199,9 @@ class Deltas:
 
     run: HeldRun
     started_seq: int
+    shown: bool = False
+    """Whether any text may have been written, and so read."""
+    _given_up: bool = False
     _index: int = 0
     _part: int = 0
     _offset: int = 0
@@ -184,9 +210,15 @@ class Deltas:
 
     def add(self, part: int, text: str) -> None:
         """Take text of a part, which begins where the last text of that part ended."""
+        if self._given_up:
+            return
         if part != self._part:
             self._flush()
+            # What could not be written can't be made up in another part; `model.completed` has it all.
+            self._given_up = bool(self._text)
             self._part, self._offset = part, 0
+        if self._given_up:
+            return
         self._text += text
         now = self.run.runtime.clock.monotonic()
         if len(self._text) >= FLUSH_CHARACTERS or now - self._written_at >= FLUSH_EVERY_S:
@@ -198,6 +230,7 @@ class Deltas:
         if not self._text:
             return
         header = self.run.header
+        self.shown = True
         delta = Delta(seq=self.started_seq, index=self._index, part=self._part, offset=self._offset, text=self._text)
         try:
             self.run.runtime.log.write_delta(header.tenant_id, header.run_id, delta)

@@ -45,6 +45,8 @@ from ag_ui.core import (
 
 from agent.cursor import BEGINNING, Cursor
 from agent.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     Decision,
     Delta,
     Event,
@@ -59,6 +61,7 @@ from agent.events import (
     Text,
     ToolCompleted,
     ToolOutcomeUnknown,
+    ToolProgress,
     ToolQueued,
     ToolStarted,
     Verdict,
@@ -68,8 +71,18 @@ from agent.streamed_answer import StreamedAnswer, joined
 PROTOCOL_VERSION = "1.0"
 STATUS = "keepgate.status"
 """Name of the custom event that says where the run stands: `{status, waiting_for}`."""
+APPROVAL = "keepgate.approval"
+"""Name of the custom event of a call that needs a person: `{tool_call_id, approval_id, tool, status}`.
+
+The status is `pending` (with `expires_at`), then `approved` or `rejected`; `expired` or `void` where it will not run
+after all. Who decided, and why, is not said: the agent tells what the user should know.
+"""
+_GIVEN_UP = {"approval_expired": "expired", "approval_void": "void"}
+"""Results by which the platform ends a call that was never started."""
 TOOL_STATUS = "keepgate.tool_status"
 """Name of the custom event of a call that goes through the queue: `{tool_call_id, tool, status}`."""
+TOOL_PROGRESS = "keepgate.tool_progress"
+"""Name of the custom event of a call that tells how far it has come: `{tool_call_id, tool, text}`."""
 
 _TEXT = 3
 """The index of an answer's text among the events of its `model.started`: after what closes a lost answer."""
@@ -111,6 +124,8 @@ class Projection:
         self._messages: list[Message] = []
         self._answer: StreamedAnswer | None = None
         self._calls: dict[str, Decision] = {}
+        self._asked: dict[str, ApprovalRequested] = {}
+        """Calls that need a person and have not been started."""
 
     def feed(self, event: Event) -> list[Positioned]:
         """Return what the reader has not had of one more log entry. After the end that is nothing."""
@@ -145,8 +160,10 @@ class Projection:
                 yield from self._last_of_lost_answer(event.seq)
             case ModelCompleted() as completed:
                 yield from self._complete(completed, at)
-            case ToolQueued() | ToolStarted() | ToolCompleted() | ToolOutcomeUnknown() as change:
-                yield from (at(1, said) for said in self._on_call(change))
+            case ApprovalRequested() | ApprovalDecided() as change:
+                yield from (at(i, said) for i, said in enumerate(self._on_approval(change), 1))
+            case ToolQueued() | ToolStarted() | ToolProgress() | ToolCompleted() | ToolOutcomeUnknown() as change:
+                yield from (at(i, said) for i, said in enumerate(self._on_call(change), 1))
             case RunEnded() as ended:
                 yield from self._last_of_lost_answer(event.seq)
                 yield from (at(i, said) for i, said in self._end(ended))
@@ -223,15 +240,37 @@ class Projection:
             if decision.verdict is Verdict.DENY:
                 yield at(first + 3, self._result(call.id, "denied"))
 
-    def _on_call(self, change: ToolQueued | ToolStarted | ToolCompleted | ToolOutcomeUnknown) -> Iterator[BaseEvent]:
+    def _on_approval(self, change: ApprovalRequested | ApprovalDecided) -> Iterator[BaseEvent]:
+        if isinstance(change, ApprovalRequested):
+            self._asked[change.call_id] = change
+            yield self._approval(change, "pending", expires_at=change.expires_at.isoformat())
+        elif change.call_id in self._asked:
+            status = "approved" if change.decision == "approve" else "rejected"
+            yield self._approval(self._asked[change.call_id], status)
+
+    def _approval(self, asked: ApprovalRequested, status: str, **more: str) -> CustomEvent:
+        tool = _shown_name(self._calls[asked.call_id])
+        about = {"tool_call_id": asked.call_id, "approval_id": asked.approval_id, "tool": tool, "status": status}
+        return CustomEvent(name=APPROVAL, value={**about, **more})
+
+    def _on_call(
+        self, change: ToolQueued | ToolStarted | ToolProgress | ToolCompleted | ToolOutcomeUnknown
+    ) -> Iterator[BaseEvent]:
         decision = self._calls.get(change.call_id)
         if decision is None:  # it has its one result already
             return
+        asked = self._asked.pop(change.call_id, None)
         match change:
+            case ToolCompleted(content=content) if asked and (given_up := _GIVEN_UP.get(_error_code(content))):
+                yield self._approval(asked, given_up)
+                yield self._result(change.call_id, change.outcome, change)
             case ToolQueued():
                 yield self._tool_status(change.call_id, "queued")
             case ToolStarted() if decision.queued:
                 yield self._tool_status(change.call_id, "started")
+            case ToolProgress(text=text) if decision.shown_to_user:
+                value = {"tool_call_id": change.call_id, "tool": _shown_name(decision), "text": text}
+                yield CustomEvent(name=TOOL_PROGRESS, value=value)
             case ToolCompleted():
                 yield self._result(change.call_id, change.outcome, change)
             case ToolOutcomeUnknown():
@@ -280,6 +319,11 @@ def _shown_name(decision: Decision) -> str:
 
 def _shown_arguments(decision: Decision) -> str:
     return json.dumps(decision.arguments, ensure_ascii=False) if decision.shown_to_user else ""
+
+
+def _error_code(content: str) -> str:
+    value = _json_or_text(content)
+    return str(value.get("error", "")) if isinstance(value, dict) else ""
 
 
 def _json_or_text(content: str) -> object:

@@ -8,19 +8,39 @@ The surprise: a job is *returned* to the queue by raising. Everything else, a dr
 """
 
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
-from agent.errors import CallNotDecided, LogContended, LogMoved, ToolLost, TryLater
-from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolStarted, Verdict
+from agent.errors import (
+    CallNotDecided,
+    JobPoisoned,
+    KeepgateError,
+    LogContended,
+    LogMoved,
+    ToolLost,
+    ToolUnreached,
+    TryLater,
+)
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted
 from agent.execution import ToolJob, find_call
 from agent.held_run import read_state
-from agent.ports import Clock, RunLog, ToolRunner, Wake
+from agent.ports import Breakers, Clock, ProgressNotes, RunLog, ToolRunner, Wake
 from agent.runlog import RunState, Turn
-from agent.tool_results import MAX_TOOL_ATTEMPTS, completed, contract_changed, refused, unknown
+from agent.tool_results import (
+    MAX_TOOL_ATTEMPTS,
+    breaker,
+    completed,
+    contract_changed,
+    refused,
+    tool_failed,
+    unavailable,
+    unknown,
+)
 from agent.tools import Contract, Tool
 
 logger = logging.getLogger(__name__)
@@ -41,9 +61,13 @@ class QueueWorker:
     log: RunLog
     tool_runner: ToolRunner
     wake: Wake
+    breakers: Breakers
+    notes: ProgressNotes
     tools: Mapping[str, Tool[Any]]
     """For the contracts; the functions in them run in the tool room."""
     clock: Clock
+    relay_every_s: float = 2.0
+    """How often a running tool's notes are looked for."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +113,27 @@ def work(worker: QueueWorker, job: ToolJob, *, until: datetime) -> Done:
     raise LogContended(f"the log of {job.run_id} keeps moving")
 
 
+def give_up(worker: QueueWorker, job: ToolJob) -> None:
+    """Tell the run of a job that was delivered in vain too often; do nothing where the call is not open any more.
+
+    Raises:
+        JobPoisoned: the run was told; the job is for people to look at.
+        TryLater: it could not be told; its own deadlines are left.
+    """
+    call = _open_call(worker, job)
+    if call is None:
+        return
+    _settle(worker, job, unknown(call.decision, "lost") if call.started else tool_failed(call.decision))
+    raise JobPoisoned("the job was delivered in vain too often")
+
+
 def _open_call(worker: QueueWorker, job: ToolJob) -> QueuedCall | None:
     """Return the call where it is to be brought to a result; None, with a line in the log, where it is not."""
     state = read_state(worker.log, job.tenant_id, job.run_id)
     found = find_call(state, job.call_id) if state else None
     if state is None or found is None:
         why = "there is no such call in the newest turn of such a run"
-    elif found[1].verdict is not Verdict.ALLOW or job.call_id not in found[0].queued:
+    elif job.call_id not in found[0].queued or not found[0].is_cleared(found[1]):
         why = "the call was not decided and queued"
     elif state.is_over or state.header.cancel_requested:
         why = "the run is over, or about to be"
@@ -146,7 +184,7 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted:
+def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown:
     """Start the call in the log and run it.
 
     Raises:
@@ -158,22 +196,70 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -
     assert contract is not None  # noqa: S101 - `_result_without_running` has just given a result otherwise
     if worker.clock.now() + timedelta(seconds=contract.timeout_s + GRACE_S) > until:
         raise TryLater("this worker has no time left for the call")
+    name = breaker(decision.tool)
+    if not worker.breakers.admits(name, patience_s=contract.timeout_s + GRACE_S):
+        return unavailable(decision, attempt=call.attempt)
     start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=call.attempt)
     worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
     with tracing.execute_tool(decision.tool, decision.call_id, tenant_id=job.tenant_id, run_id=job.run_id) as span:
         try:
-            reply = worker.tool_runner.run(
-                job.tenant_id,
-                job.run_id,
-                job.call_id,
-                timeout_s=contract.timeout_s,
-                traceparent=tracing.traceparent(),
-            )
+            with _relaying(worker, job, start):
+                reply = worker.tool_runner.run(
+                    job.tenant_id,
+                    job.run_id,
+                    job.call_id,
+                    timeout_s=contract.timeout_s,
+                    traceparent=tracing.traceparent(),
+                )
         except CallNotDecided:
             tracing.fail(span, CallNotDecided.code)
             return refused(decision)
+        except ToolUnreached:
+            tracing.fail(span, ToolUnreached.code)
+            worker.breakers.failed(name)
+            return unavailable(decision, attempt=call.attempt)
+        except ToolLost:
+            worker.breakers.failed(name)
+            raise
+        worker.breakers.succeeded(name)
         span.set_attribute(tracing.OUTCOME, reply.outcome)
         return completed(decision, contract, reply, calls=call.calls)
+
+
+@contextmanager
+def _relaying(worker: QueueWorker, job: ToolJob, start: ToolStarted) -> Iterator[None]:
+    """Pass what the tool tells on into the log, while it runs and once at its end."""
+    relayed = 0
+    ended = threading.Event()
+
+    def relay() -> None:
+        nonlocal relayed
+        try:
+            texts = worker.notes.read(job.tenant_id, job.run_id, job.call_id, attempt=start.attempt, from_index=relayed)
+            header = worker.log.header(job.tenant_id, job.run_id) if texts else None
+            if header is None or header.is_over:
+                return
+            notes = [
+                ToolProgress(call_id=start.call_id, attempt=start.attempt, index=index, text=text)
+                for index, text in enumerate(texts, relayed)
+            ]
+            worker.log.append(header, notes, at=worker.clock.now(), outside=True)
+            relayed += len(notes)
+        except KeepgateError as trouble:  # the next look has them; and no note is worth a result
+            logger.warning("progress was not passed on", extra={"error": trouble.code})
+
+    def keep_relaying() -> None:
+        while not ended.wait(worker.relay_every_s):
+            relay()
+
+    thread = threading.Thread(target=keep_relaying, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        relay()
 
 
 def _settle(worker: QueueWorker, job: ToolJob, result: ToolCompleted | ToolOutcomeUnknown) -> Done:

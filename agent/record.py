@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 
 from agent.errors import NotFound
 from agent.events import EndReason, Status, WaitingFor
-from agent.identity import Principal, RunId, SessionId, UserId
+from agent.identity import ApprovalId, Principal, RunId, SessionId, UserId
 from agent.ports import RunLog
 from agent.runlog import RunHeader
 from agent.tools import Effect
@@ -25,6 +25,16 @@ _RISK: dict[Effect | None, RiskLevel] = {
 }
 _RISK_ORDER: tuple[RiskLevel, ...] = ("low", "medium", "high")
 _RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
+
+
+class PendingApproval(BaseModel):
+    """A call that an approver has to decide about; the run's own user can't."""
+
+    model_config = ConfigDict(frozen=True)
+
+    approval_id: ApprovalId
+    tool: str
+    expires_at: AwareDatetime
 
 
 class Tokens(BaseModel):
@@ -45,6 +55,7 @@ class RunRecord(BaseModel):
     session_id: SessionId | None
     status: Status
     waiting_for: tuple[WaitingFor, ...]
+    pending_approvals: tuple[PendingApproval, ...]
     cancel_requested: bool
     reason: EndReason | None = Field(description="Why it ended; null while it has not.")
     message: str | None = Field(description="How it ended, as a sentence for the user; null while it has not.")
@@ -70,6 +81,10 @@ class RunRecord(BaseModel):
             session_id=header.session_id,
             status=header.status,
             waiting_for=header.waiting_for,
+            pending_approvals=tuple(
+                PendingApproval(approval_id=asked.approval_id, tool=asked.tool, expires_at=asked.expires_at)
+                for asked in header.approvals
+            ),
             cancel_requested=header.cancel_requested,
             reason=header.reason,
             message=header.message or None,

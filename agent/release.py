@@ -39,9 +39,12 @@ class Caps(Part):
     max_turns: int = Field(ge=1, le=100)
     max_tool_calls: int = Field(ge=0, le=500)
     max_calls_per_turn: int = Field(default=8, ge=1, le=32)
-    max_duration_s: int = Field(ge=10, le=86_400)
+    max_duration_s: int = Field(ge=10, le=604_800)
+    """From admission to the end, parked time included."""
     max_wait_s: int = Field(ge=10, le=86_400)
     """How long a parked run may wait for a queued tool."""
+    max_approval_wait_s: int = Field(default=3600, ge=10, le=604_800)
+    """How long people have to decide about a call; a minute before the run's end at the latest."""
     max_session_bytes: int = Field(default=16_384, ge=0, le=65_536)
     limit_micros: int = Field(gt=0)
     """Money for one run, in micro-dollars."""
@@ -54,6 +57,8 @@ class Release(Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")
     model: ModelChoice
+    fallback: ModelChoice | None = None
+    """Takes over within a turn while the user has seen nothing of it: see `agent.model_choice`."""
     prompt_file: str
     prompt: str = ""
     tools: tuple[str, ...]

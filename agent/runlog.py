@@ -373,9 +373,8 @@ class RunState:
     turns: tuple[Turn, ...] = ()
     open_model: tuple[ModelStarted, int] | None = None
     """A model call that has begun and not ended, and the epoch that began it."""
-    failed_attempts: int = 0
-    """Attempts of the turn under way that have failed."""
-    last_failure: ModelFailed | None = None
+    failures: tuple[ModelFailed, ...] = ()
+    """Attempts of the turn under way that have failed, on whichever model."""
     idle_claims: int = 0
     """How often in a row a holder claimed the run and recorded nothing: something kills whoever works on it."""
     ended: RunEnded | None = None
@@ -424,10 +423,10 @@ def step(state: RunState | None, event: Event) -> RunState:
         case ModelStarted():
             return replace(state, open_model=(data, event.epoch))
         case ModelFailed():
-            return replace(state, open_model=None, failed_attempts=state.failed_attempts + 1, last_failure=data)
+            return replace(state, open_model=None, failures=(*state.failures, data))
         case ModelCompleted():
             turn = Turn(number=data.turn, completed=data)
-            return replace(state, open_model=None, failed_attempts=0, last_failure=None, turns=(*state.turns, turn))
+            return replace(state, open_model=None, failures=(), turns=(*state.turns, turn))
         case (
             ApprovalRequested()
             | ApprovalDecided()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.hooks import Hooks
-from agent.ports import Clock, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
+from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -21,7 +21,9 @@ class Runtime:
     tool_runner: ToolRunner
     tool_queue: ToolQueue
     wake: Wake
+    breakers: Breakers
     policy: Policy
+    directory: Directory
     clock: Clock
     random: Callable[[], float]
     """Numbers in [0, 1), for jitter alone."""

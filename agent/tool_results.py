@@ -37,6 +37,23 @@ def refused(decision: Decision) -> ToolCompleted:
     return failed(decision, "call_refused", "The call was refused and did not run.")
 
 
+def breaker(tool: str) -> str:
+    """Return the name of a tool's breaker."""
+    return f"tool#{tool}"
+
+
+def unavailable(decision: Decision, *, attempt: int) -> ToolCompleted | ToolOutcomeUnknown:
+    """Return the result of a call whose start number `attempt` did not come about; an earlier one may have acted."""
+    if attempt > 1:
+        return unknown(decision, "lost")
+    return failed(decision, "tool_unavailable", "The tool is not available at the moment and did not run.")
+
+
+def tool_failed(decision: Decision) -> ToolCompleted:
+    """Return the result of a call that never began, however often it was tried."""
+    return failed(decision, "tool_failed", "The tool could not be run.")
+
+
 def contract_changed(decision: Decision) -> ToolCompleted:
     """Return the result of a call whose tool was deployed anew between decision and start."""
     return failed(decision, "contract_changed", "The tool has changed since the call was decided.")

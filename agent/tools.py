@@ -133,7 +133,7 @@ class ToolContext:
     data: TenantData
     files: TenantFiles
     progress: Callable[[str], None]
-    """Tell how far a long tool has come; harmless and bounded."""
+    """Tell how far a queued tool has come: at most 20 notes of 200 characters, one a second; its user may read them."""
 
 
 A = TypeVar("A", bound=Arguments)

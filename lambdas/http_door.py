@@ -77,15 +77,15 @@ def answer(
     return answered
 
 
-def require_user(app: APIGatewayRestResolver) -> Principal:
-    """Return who calls, where that is somebody who may ask the agent.
+def require_role(app: APIGatewayRestResolver, role: Role) -> Principal:
+    """Return who calls, where that is somebody with this role.
 
     Raises:
-        RoleMissing: it is a person of another role only.
+        RoleMissing: it is a person of other roles only.
     """
     principal: Principal = app.context["principal"]
-    if Role.USER not in principal.roles:
-        raise RoleMissing(f"this needs the role {Role.USER}; ask your administrator for it")
+    if role not in principal.roles:
+        raise RoleMissing(f"this needs the role {role}; ask your administrator for it")
     return principal
 
 

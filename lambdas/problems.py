@@ -22,7 +22,7 @@ _MEANING = {
     401: "No access token, or not one for this API.",
     403: "The caller lacks the role, or the firewall let the request no further.",
     404: "There is no such thing for the caller; missing and foreign are one answer.",
-    409: "The run is not in the state this needs, or the `Idempotency-Key` came with another body.",
+    409: "Not in the state this needs, decided before, or the `Idempotency-Key` came with another body.",
     413: "The body, or a field of it, has too many bytes.",
     415: "The body is not `application/json`.",
     429: "Too many requests; `Retry-After` says when to try again.",

@@ -40,6 +40,16 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BreakerSettings(Settings):
+    """What the doors that call models and tools know of circuit breakers; see `agent.ports.BreakerRules`."""
+
+    control_table: str
+    breaker_failures: int
+    breaker_window_s: int
+    breaker_open_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShimSettings(Settings):
     """Room 1, the run API."""
 
@@ -66,7 +76,7 @@ class StreamEventsSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAgentSettings(Settings):
+class RunAgentSettings(BreakerSettings):
     """Room 2."""
 
     runs_table: str
@@ -75,6 +85,8 @@ class RunAgentSettings(Settings):
     """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
     tool_queue_url: str
+    user_pool_id: str
+    """Whose people are asked for their roles before an approved call starts."""
     user_day_limit_micros: int
     tenant_month_limit_micros: int
     platform_month_limit_micros: int
@@ -91,13 +103,17 @@ class RunToolSettings(Settings):
     bucket: str
     data_role_arn: str
     """Assumed with the session tag `tenant_id`."""
+    progress_table: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkToolQueueSettings(Settings):
+class WorkToolQueueSettings(BreakerSettings):
     """Room 3: jobs from the queue."""
 
     runs_table: str
+    progress_table: str
+    max_receives: int
+    """The delivery of a job that is its last."""
     tool_function: str
     agent_function: str
 

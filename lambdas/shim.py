@@ -1,7 +1,7 @@
 """Room 1: the run API. Validates, admits, appends, wakes; no model, no tool, no tenant data.
 
-Runs are created, listed, read, cancelled and judged here by the user they belong to. What happens in a run is another
-door's matter, `stream_events`.
+Runs are created, listed, read, cancelled and judged here by the user they belong to, and calls that need a person are
+shown to and decided by approvers. What happens in a run is another door's matter, `stream_events`.
 """
 
 import os
@@ -15,11 +15,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent import outside, tracing
+from agent import approving, outside, tracing
 from agent.admission import Question, Room1, admit
+from agent.approving import Approval
 from agent.errors import RunNotOver
 from agent.events import EndReason, RunEnded, Status
-from agent.identity import Principal, RunId, SessionId
+from agent.identity import ApprovalId, Principal, Role, RunId, SessionId
 from agent.record import RunRecord, require_own_run
 from agent.runlog import RunHeader
 from lambdas import http_door, telemetry, wiring
@@ -28,6 +29,7 @@ from lambdas.settings import ShimSettings
 
 MAX_METADATA = 16
 MAX_PAGE = 50
+MAX_APPROVALS = 50
 
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -56,6 +58,13 @@ class FeedbackBody(Body):
     comment: str = Field(default="", max_length=2000)
 
 
+class DecisionBody(Body):
+    """What an approver decides about a call."""
+
+    decision: Literal["approve", "reject"]
+    reason: str = Field(default="", max_length=500, description="For the requester, through the agent.")
+
+
 class Links(BaseModel):
     """Where to go on, as paths below the API's base."""
 
@@ -78,6 +87,20 @@ class RunPage(BaseModel):
 
     runs: list[RunRecord]
     next_cursor: RunId | None = Field(description="For `cursor`; null on the last page.")
+
+
+class ApprovalPage(BaseModel):
+    """Some of the calls that wait for a person of the caller's tenant, those of the oldest runs first."""
+
+    approvals: list[Approval]
+    next_cursor: RunId | None = Field(description="For `cursor`; null on the last page.")
+
+
+class ApprovalOutcome(BaseModel):
+    """The decision stands. An approved call runs unless something it rested on has changed by then."""
+
+    approval_id: ApprovalId
+    decision: Literal["approve", "reject"]
 
 
 class RunResult(BaseModel):
@@ -115,7 +138,7 @@ def _room() -> Room1:
 
 
 def _principal() -> Principal:
-    return http_door.require_user(app)
+    return http_door.require_role(app, Role.USER)
 
 
 def _json(description: str, model: type[BaseModel]) -> OpenAPIResponse:
@@ -219,6 +242,39 @@ def judge_run(run_id: str, body: FeedbackBody) -> RunRecord:
     """Record the user's judgement of a run."""
     judged = outside.give_feedback(_room(), _principal(), run_id, rating=body.rating, comment=body.comment)
     return RunRecord.from_header(judged)
+
+
+@app.get(
+    "/approvals",
+    operation_id="listApprovals",
+    summary="List the calls that wait for a person",
+    description="For approvers, of their own tenant, without what they asked for themselves."
+    " A new one may take a second to appear.",
+    responses={200: _json("A page of approvals.", ApprovalPage), **documented(400)},
+)
+def list_approvals(
+    limit: Annotated[int, Query(ge=1, le=MAX_APPROVALS, description="Of runs; one may have several approvals.")] = 20,
+    cursor: Annotated[RunId | None, Query(description="`next_cursor` of the page before.")] = None,
+) -> ApprovalPage:
+    """Return a page of what the caller may decide."""
+    approver = http_door.require_role(app, Role.APPROVER)
+    shown, after = approving.pending(_room(), approver, limit=limit, after=cursor)
+    return ApprovalPage(approvals=shown, next_cursor=after)
+
+
+@app.post(
+    "/approvals/<approval_id>",
+    operation_id="decideApproval",
+    summary="Approve or reject a call, once",
+    description="A second decision is 409 `already_decided`, one too late 409 `approval_expired` or `run_over`;"
+    " what one asked for oneself is 403 `own_run`.",
+    responses={200: _json("Decided.", ApprovalOutcome), **documented(400, 404, 409, 413, 415)},
+)
+def decide_approval(approval_id: str, body: DecisionBody) -> ApprovalOutcome:
+    """Record an approver's decision and wake the agent."""
+    approver = http_door.require_role(app, Role.APPROVER)
+    decided = approving.decide(_room(), approver, approval_id, decision=body.decision, reason=body.reason)
+    return ApprovalOutcome(approval_id=decided.approval_id, decision=decided.decision)
 
 
 @app.get(

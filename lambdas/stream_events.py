@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
 from agent.cursor import BEGINNING, Cursor
+from agent.identity import Role
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
 from lambdas import http_door, telemetry, wiring
 from lambdas.problems import documented
@@ -95,7 +96,7 @@ def follow_run(
     field, position = ("header.last-event-id", last_event_id) if last_event_id else ("query.after", after)
     page = read_page(
         cast(Room1Reader, app.context["room"]),
-        http_door.require_user(app),
+        http_door.require_role(app, Role.USER),
         run_id,
         after=Cursor.parse(position, field=field) if position else BEGINNING,
         wait_s=min(wait if wait is not None else (0 if wants_page else MAX_WAIT_S), _time_left_s()),

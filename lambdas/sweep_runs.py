@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from agent.sweep import Sweeper
 from lambdas import telemetry
@@ -41,7 +41,12 @@ def door(sweeper: Sweeper) -> Handler:
 
     def handle(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001 - Lambda's signature
         if "requestPayload" in event:
-            record = FailureRecord.model_validate(event)
+            try:
+                record = FailureRecord.model_validate(event)
+            except ValidationError as wrong:
+                # What was invoked was no wake, so no run is lost with it.
+                logger.error("a failure record names no run", extra={"fields": [e["loc"] for e in wrong.errors()]})  # noqa: TRY400 - the message quotes the payload
+                return
             failed = record.request_context
             sweeper.bury(record.wake.tenant_id, record.wake.run_id, owner=failed.request_id, cause=failed.condition)
         else:

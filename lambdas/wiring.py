@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lambdas.settings import (
+    BreakerSettings,
     RunAgentSettings,
     RunToolSettings,
     ShimSettings,
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
     from agent.admission import Room1
+    from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
+    from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
     from agent.execution import ToolRoom
     from agent.queued_calls import QueueWorker
     from agent.release import Release
     from agent.runtime import Runtime
     from agent.sweep import Sweeper
+    from agent.tools import Contract
     from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
@@ -57,6 +61,7 @@ def shim(settings: ShimSettings) -> "Room1":
         wake=_wake(settings.agent_function),
         clock=SystemClock(),
         release=_release(settings.release),
+        contracts=_contracts(),
     )
 
 
@@ -74,6 +79,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
 
     from agent.aws.bedrock import BedrockModel
     from agent.aws.clock import SystemClock
+    from agent.aws.directory import CognitoDirectory
     from agent.aws.tool_queue import SqsToolQueue
     from agent.policy import CedarPolicy
     from agent.pricing import Prices
@@ -87,7 +93,9 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         tool_runner=_tool_runner(settings.tool_function),
         tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
         wake=_wake(settings.agent_function),
+        breakers=_breakers(settings),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
+        directory=CognitoDirectory(_client("cognito-idp"), settings.user_pool_id),
         clock=SystemClock(),
         random=random.random,
         releases=_release,
@@ -105,6 +113,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
 
     clock = SystemClock()
     log = _run_log(settings.runs_table)
+    notes = _notes(settings.progress_table)
     access = TenantSessions(
         sts=_client("sts"),
         role_arn=settings.data_role_arn,
@@ -114,7 +123,7 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
         clock=clock,
     )
     drop_ambient_credentials(os.environ)
-    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock)
+    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock, notes=notes)
 
 
 def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
@@ -127,6 +136,8 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
         log=_run_log(settings.runs_table),
         tool_runner=_tool_runner(settings.tool_function),
         wake=_wake(settings.agent_function),
+        breakers=_breakers(settings),
+        notes=_notes(settings.progress_table),
         tools=TOOLS,
         clock=SystemClock(),
     )
@@ -163,6 +174,24 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
     return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
 
 
+def _notes(table: str) -> "DynamoDbProgressNotes":
+    from agent.aws.clock import SystemClock
+    from agent.aws.progress import DynamoDbProgressNotes
+
+    return DynamoDbProgressNotes(_client("dynamodb"), table, SystemClock())
+
+
+def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":
+    from agent.aws.breakers import DynamoDbBreakers
+    from agent.aws.clock import SystemClock
+    from agent.ports import BreakerRules
+
+    rules = BreakerRules(
+        failures=settings.breaker_failures, window_s=settings.breaker_window_s, open_s=settings.breaker_open_s
+    )
+    return DynamoDbBreakers(_client("dynamodb"), settings.control_table, rules, SystemClock())
+
+
 def _wake(function: str) -> "LambdaWake":
     from agent.aws.functions import LambdaWake
 
@@ -188,6 +217,16 @@ def _release(name: str) -> "Release":
     from agent.release import Release
 
     return Release.read(_agent_folder(), name)
+
+
+def _contracts() -> dict[str, "Contract"]:
+    """Return the tools' contracts as data: the people's room imports no tool."""
+    import json
+
+    from agent.tools import Contract
+
+    locked = json.loads((_agent_folder() / "contracts.lock.json").read_text(encoding="utf-8"))
+    return {name: Contract.model_validate(entry["contract"]) for name, entry in locked.items()}
 
 
 def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":

@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Ask the agent that runs on this laptop."""
     try:
-        url, token = read_endpoint(_state() / "endpoint.json", person)
+        url, token = read_endpoint(state_folder() / "endpoint.json", person)
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S) as client:
             raise typer.Exit(Asking(client, Console(highlight=False, soft_wrap=True)).ask(question, session))
     except CannotAsk as wrong:
@@ -101,7 +101,7 @@ class Asking:
             last = self._show_all(self._events(run_id))
         if last["type"] == "RUN_ERROR":
             self._end_line()
-            self.console.print(_safe(last["message"]), style="red", markup=False)
+            self.console.print(safe(last["message"]), style="red", markup=False)
             return UNANSWERED
         return CANCELLED if last["outcome"]["type"] == "cancelled" else ANSWERED
 
@@ -110,7 +110,7 @@ class Asking:
             answer = self.client.post(path, json=body)
         except httpx.TransportError as lost:
             raise CannotAsk(f"the cloud does not answer at {self.client.base_url}: {lost}", UNREACHABLE) from lost
-        _require_ok(answer)
+        require_ok(answer)
         document: dict[str, Any] = answer.json()
         return document
 
@@ -129,7 +129,7 @@ class Asking:
                 with self.client.stream("GET", f"/runs/{run_id}/events", headers=headers) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
-                    _require_ok(answer)
+                    require_ok(answer)
                     for sent in EventSource(answer).iter_sse():
                         retry_ms = sent.retry or retry_ms
                         if sent.data:
@@ -152,7 +152,7 @@ class Asking:
     def _show(self, event: dict[str, Any]) -> None:
         match event:
             case {"type": "TEXT_MESSAGE_CONTENT", "delta": delta}:
-                self.console.print(_safe(delta), end="", markup=False)
+                self.console.print(safe(delta), end="", markup=False)
                 self._is_mid_line = not delta.endswith("\n")
             case {"type": "TEXT_MESSAGE_END"}:
                 self._end_line()
@@ -165,6 +165,12 @@ class Asking:
                 self._note(f"{self._tools.get(call_id, 'a tool')}: {json.loads(content)['status']}")
             case {"type": "CUSTOM", "name": "keepgate.tool_status", "value": {"tool": tool, "status": status}}:
                 self._note(f"{tool}: {status}")
+            case {"type": "CUSTOM", "name": "keepgate.tool_progress", "value": {"tool": tool, "text": text}}:
+                self._note(f"{tool}: {text}")
+            case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"status": "pending", **asked}}:
+                self._note(f"{asked['tool']}: needs an approver ({asked['approval_id']})")
+            case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"tool": tool, "status": status}}:
+                self._note(f"{tool}: {status}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": "waiting", "waiting_for": reasons}}:
                 self._note(f"waiting for {', '.join(reasons)}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": status}}:
@@ -172,7 +178,7 @@ class Asking:
 
     def _note(self, text: str) -> None:
         self._end_line()
-        self.console.print(f"· {_safe(text)}", style="dim", markup=False)
+        self.console.print(f"· {safe(text)}", style="dim", markup=False)
 
     def _end_line(self) -> None:
         if self._is_mid_line:
@@ -180,15 +186,22 @@ class Asking:
             self._is_mid_line = False
 
 
-def _state() -> Path:
+def state_folder() -> Path:
+    """Return where `make run` keeps its state."""
     return Path(os.environ.get("KEEPGATE_LOCAL") or Path(__file__).parent.parent / ".local")
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Return a text without what could steer a terminal."""
     return text.translate(_CONTROLS)
 
 
-def _require_ok(answer: httpx.Response) -> None:
+def require_ok(answer: httpx.Response) -> None:
+    """Let an answer pass that is no refusal.
+
+    Raises:
+        CannotAsk: the API refused; the message says what its problem document says.
+    """
     if answer.is_success:
         return
     answer.read()

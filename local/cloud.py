@@ -57,8 +57,12 @@ class Cloud:
 
 
 @contextmanager
-def running(state: Path, *, port: int, model: ModelServer | None, step: Step) -> Iterator[Cloud]:
+def running(
+    state: Path, *, port: int, model: ModelServer | None, step: Step, traces_url: str | None = None
+) -> Iterator[Cloud]:
     """Start the cloud; when the block ends, stop everything it started and remove the endpoint file.
+
+    Traces go to the OTLP/HTTP endpoint `traces_url`, or else to traces.jsonl in the state folder.
 
     Raises:
         PortTaken: something else listens on the port.
@@ -71,7 +75,9 @@ def running(state: Path, *, port: int, model: ModelServer | None, step: Step) ->
         stack.callback(_clear, state)
         with step("starting the emulator and the model"):
             # Writing the templates takes longest and needs neither.
-            synth = stack.enter_context(deployment.start_synth(state))
+            synth = stack.enter_context(
+                deployment.start_synth(state, traces=traces_url or f"file:{state / 'traces.jsonl'}")
+            )
             server = stack.enter_context(_model_server(state, model, stack))
             emulated = stack.enter_context(emulator.start(state, port=port, model_url=server.url))
             emulator.wait_until_ready(emulated, port=port)

@@ -27,11 +27,11 @@ def client(service: str, port: int) -> Any:  # noqa: ANN401 - its type differs b
     )
 
 
-def start_synth(state: Path) -> Child:
-    """Start writing the templates; traces of the functions will go to a file in the state folder."""
+def start_synth(state: Path, *, traces: str) -> Child:
+    """Start writing the templates; `traces` says where the functions send their spans (`Settings.trace_exporter`)."""
     environment = clean_environment() | {
         "CDK_OUTDIR": str(state / "cdk.out"),
-        "CDK_CONTEXT_JSON": json.dumps({"trace_exporter": f"file:{state / 'traces.jsonl'}"}),
+        "CDK_CONTEXT_JSON": json.dumps({"trace_exporter": traces}),
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
     }
     command = [sys.executable, str(ROOT / "app.py"), "--stage", "local"]

@@ -1,7 +1,8 @@
 """`make run`: starts the cloud on a laptop, says how to use it, and serves it until Ctrl-C.
 
 `PORT` chooses another port than 4566, `MODEL_URL` (with `MODEL_NAME`, `MODEL_KEY`) an OpenAI-compatible server in
-place of the scripted model, `KEEPGATE_LOCAL` another state folder than .local.
+place of the scripted model, `TRACES_URL` an OTLP/HTTP endpoint in place of the trace file, `KEEPGATE_LOCAL` another
+state folder than .local.
 """
 
 import fcntl
@@ -47,7 +48,13 @@ def main(environment: Mapping[str, str]) -> int:
         state = Path(environment.get("KEEPGATE_LOCAL") or ROOT / ".local").resolve()
         with (
             _only_one(state, port),
-            running(state, port=port, model=_model(environment), step=_Steps(console)) as cloud,
+            running(
+                state,
+                port=port,
+                model=_model(environment),
+                step=_Steps(console),
+                traces_url=_traces_url(environment.get("TRACES_URL", "")),
+            ) as cloud,
         ):
             try:
                 _describe(cloud, cloud.write_endpoint(), console)
@@ -85,6 +92,12 @@ def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise CannotStart(f"PORT must be a number from 1 to 65535, not {text!r}")
     return int(text)
+
+
+def _traces_url(text: str) -> str | None:
+    if text and not text.startswith(("http://", "https://")):
+        raise CannotStart(f"TRACES_URL must be the URL of an OTLP/HTTP endpoint, not {text!r}")
+    return text or None
 
 
 def _model(environment: Mapping[str, str]) -> ModelServer | None:

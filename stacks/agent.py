@@ -5,6 +5,7 @@ tenant data; run_tool may assume the data role, and no model and no ledger.
 """
 
 from aws_cdk import CfnOutput, Duration
+from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
@@ -19,7 +20,7 @@ from stacks.constructs.data_role import DATA, DataRole
 from stacks.constructs.locked_door import lock_door
 from stacks.constructs.model_rights import allow_model
 from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
-from stacks.contracts import read_model_id, read_rights
+from stacks.contracts import read_model_ids, read_rights
 from stacks.findings import accept
 from stacks.stage_stack import StageStack
 from stacks.state import StateStack
@@ -29,6 +30,10 @@ WAKE_PATIENCE = Duration.minutes(2)
 """How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
 WAKERS = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
 """Who wakes the agent; itself, when its lease ends before the run."""
+MAX_RECEIVES = 4
+"""Deliveries of a tool job: three to do it, one to tell its run that nobody will."""
+WHO_PEOPLE_ARE = ("cognito-idp:AdminGetUser", "cognito-idp:AdminListGroupsForUser", "cognito-idp:ListUsers")
+"""Before an approved call starts, requester and approver are asked for again: see `agent.aws.directory`."""
 MARGIN_S = 15
 """Between the timeouts of those who wait for each other: the inner one ends first and can still answer."""
 
@@ -36,9 +41,11 @@ MARGIN_S = 15
 class AgentStack(StageStack):
     """The functions behind the people's room."""
 
-    def __init__(self, scope: Construct, stage: Stage, *, state: StateStack, bundles: Bundles) -> None:
+    def __init__(
+        self, scope: Construct, stage: Stage, *, state: StateStack, pool: cognito.IUserPool, bundles: Bundles
+    ) -> None:
         super().__init__(scope, "Agent", stage)
-        self._stage, self._state = stage, state
+        self._stage, self._state, self._pool = stage, state, pool
         self._code = lambda_.Code.from_asset(str(bundles.doors))
         rights = read_rights(stage.agent)
         tool_timeout = Duration.seconds(rights.longest_s + MARGIN_S)
@@ -59,7 +66,7 @@ class AgentStack(StageStack):
             enforce_ssl=True,
             visibility_timeout=Duration.seconds(rights.longest_s + 3 * MARGIN_S),
             retention_period=Duration.days(1),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=3),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=MAX_RECEIVES),
         )
 
         self.run_agent = self._run_agent(lambda_.Code.from_asset(str(bundles.agent)))
@@ -98,9 +105,14 @@ class AgentStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
+                control_table=state.control.table_name,
+                breaker_failures=stage.breaker_failures,
+                breaker_window_s=stage.breaker_window_s,
+                breaker_open_s=stage.breaker_open_s,
                 agent_function=stage.resource_name("run_agent"),
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
+                user_pool_id=self._pool.user_pool_id,
                 user_day_limit_micros=stage.user_day_limit_micros,
                 tenant_month_limit_micros=stage.tenant_month_limit_micros,
                 platform_month_limit_micros=stage.platform_month_limit_micros,
@@ -109,8 +121,11 @@ class AgentStack(StageStack):
         )
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
-        allow_model(function, read_model_id(stage.agent, stage.release))
+        function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
+        for model_id in read_model_ids(stage.agent, stage.release):
+            allow_model(function, model_id)
         return function
 
     def _run_tool(self, timeout: Duration) -> RoomFunction:
@@ -130,8 +145,10 @@ class AgentStack(StageStack):
                 tenant_table=state.tenant_data.table_name,
                 bucket=state.files.bucket_name,
                 data_role_arn=role_arn(self, stage, DATA),
+                progress_table=state.progress.table_name,
             ),
         )
+        function.may_use(state.progress, ["PutItem"])
         function.may_use(state.runs, ["GetItem", "Query"])
         return function
 
@@ -144,17 +161,25 @@ class AgentStack(StageStack):
             code=self._code,
             timeout=timeout,
             in_wake_cycle=True,
-            if_lost="SQS delivers the job again, three times, then to the dead-letter queue.",
+            if_lost="SQS delivers the job again; the last delivery tells the run, then it is a dead letter.",
             settings=WorkToolQueueSettings(
                 stage=stage.name,
                 service="work_tool_queue",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                progress_table=state.progress.table_name,
+                max_receives=MAX_RECEIVES,
+                control_table=state.control.table_name,
+                breaker_failures=stage.breaker_failures,
+                breaker_window_s=stage.breaker_window_s,
+                breaker_open_s=stage.breaker_open_s,
                 tool_function=stage.resource_name("run_tool"),
                 agent_function=stage.resource_name("run_agent"),
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
+        function.may_use(state.progress, ["Query"])
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
         )

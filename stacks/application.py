@@ -26,8 +26,8 @@ FLAGS = {
 def build(app: App, stage: Stage, bundles: Bundles) -> None:
     """Add the stacks of `stage`, and what checks them, to `app`, their functions made of `bundles`."""
     state = StateStack(app, stage)
-    agent = AgentStack(app, stage, state=state, bundles=bundles)
     edge = EdgeStack(app, stage, state=state, bundles=bundles)
+    agent = AgentStack(app, stage, state=state, pool=edge.sign_in.pool, bundles=bundles)
     ObservabilityStack(app, stage, state=state, agent=agent, edge=edge)
     check(app)
     Tags.of(app).add("keepgate:stage", stage.name)

@@ -47,6 +47,11 @@ class Stage:
     """In five minutes, of `GET …/events`."""
     queue_concurrency: int
     """How many queued tool calls run at a time."""
+    breaker_failures: int = 5
+    """So many failed calls of one model or tool within a window open its circuit breaker."""
+    breaker_window_s: int = 30
+    breaker_open_s: int = 30
+    """How long none is called; then one call is tried."""
     agent: str = "support_desk"
     """The folder of the agent: its contracts and releases."""
     release: str = "support-desk-1"
@@ -130,6 +135,7 @@ LOCAL = Stage(
     requests_per_ip=100_000,
     reconnects_per_ip=100_000,
     queue_concurrency=2,
+    breaker_failures=20,  # one scripted model for all: what one test breaks should not stop the next
     user_day_limit_micros=5 * DOLLAR_MICROS,
     tenant_month_limit_micros=50 * DOLLAR_MICROS,
     platform_month_limit_micros=500 * DOLLAR_MICROS,

@@ -30,7 +30,8 @@ def read_rights(agent: str) -> ToolRights:
     )
 
 
-def read_model_id(agent: str, release: str) -> str:
-    """Return the model id that a release pins."""
+def read_model_ids(agent: str, release: str) -> list[str]:
+    """Return the ids of the models that a release pins: its own, and its fallback where it has one."""
     text = (ROOT / agent / "releases" / f"{release}.toml").read_text(encoding="utf-8")
-    return str(tomllib.loads(text)["model"]["id"])
+    document = tomllib.loads(text)
+    return [str(document[part]["id"]) for part in ("model", "fallback") if part in document]

@@ -57,7 +57,7 @@ class EdgeStack(StageStack):
         self.shim.may_use(
             state.runs,
             ["GetItem", "BatchGetItem", "Query", "PutItem"],
-            indexes=["by_user"],
+            indexes=["by_user", "by_approval"],
         )
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 

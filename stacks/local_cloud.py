@@ -1,4 +1,4 @@
-"""What the local stage leaves out of its templates: types the emulator lacks, and policies that demand TLS of it.
+"""What the local stage leaves out of its templates: types the emulator lacks.
 
 A test holds the list against the emulator that is installed, so that it stays as short as it can be.
 """

@@ -128,7 +128,7 @@ class ObservabilityStack(StageStack):
             alarm(f"{function.door}-throttles", says, function.function.metric_throttles(period=PERIOD), 0)
         alarm(
             "dead-letters",
-            "A tool job failed three times: its run waits for its deadline. Read the message, then the worker's log.",
+            "A tool job failed three times; its run was told. Read the message, then the worker's log.",
             _depth(self._dead_letters),
             0,
         )

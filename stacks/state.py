@@ -1,4 +1,4 @@
-"""What lasts: the customer key, four tables and the bucket.
+"""What lasts: the customer key, five tables and the bucket.
 
 No function lives here, so this stack is deployed first and changed least. Tables are on demand, so an idle deployment
 pays for none of them; each can be restored to any second of 35 days.
@@ -51,6 +51,7 @@ class StateStack(StageStack):
         self.ledger = self._table("Ledger")
         self.control = self._table("Control")
         self.tenant_data = self._table("TenantData")
+        self.progress = self._table("Progress")
 
         self.files = s3.Bucket(
             self,

@@ -58,7 +58,7 @@ SHOPS = {
                 "Refunds",
                 "A refund is paid to the original payment method within 5 working days after the parcel reached our"
                 " warehouse in Leipzig. Shipping costs are refunded only when the whole order is returned.\n\n"
-                "Refunds above 200 EUR need the approval of a team lead.",
+                "Every refund needs the approval of a team lead; one above 500 EUR is paid by accounting alone.",
             ),
             "delivery": (
                 "Delivery",
@@ -97,7 +97,7 @@ SHOPS = {
                 "Refunds",
                 "A refund is paid within 10 working days, as store credit for articles bought in a sale and to the"
                 " original card otherwise.\n\n"
-                "Refunds above 150 GBP need the approval of the duty manager.",
+                "Every refund needs the approval of the duty manager; one above 500 GBP is paid by accounting alone.",
             ),
             "delivery": (
                 "Delivery",

@@ -48,7 +48,7 @@ def require_settled(state: RunState, events: Sequence[Event], where: str = "") -
 
 def require_sendable(state: RunState, where: str = "") -> None:
     """Demand that the model can be asked on from here."""
-    wrong = problems(messages.request(state, RELEASE, TOOLS))
+    wrong = problems(messages.request(state, RELEASE, RELEASE.model, TOOLS))
     assert wrong == [], (where, state.header.run_id, state.header.next_seq - 1, wrong)
 
 

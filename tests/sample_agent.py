@@ -13,10 +13,9 @@ from agent.testing.cloud import MemoryCloud
 from agent.testing.model import ScriptedModel, Step
 from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, by_name, tool
 
-MODEL = "test.model-1"
-PRICES = Prices(
-    {MODEL: Price(input=Decimal(1), output=Decimal(5), cache_read=Decimal("0.1"), cache_write=Decimal("1.25"))}
-)
+MODEL, FALLBACK = "test.model-1", "test.model-2"
+PRICE = Price(input=Decimal(1), output=Decimal(5), cache_read=Decimal("0.1"), cache_write=Decimal("1.25"))
+PRICES = Prices({MODEL: PRICE, FALLBACK: PRICE.model_copy(update={"input": Decimal(3), "output": Decimal(15)})})
 QUESTION = "Where is my order?"
 
 

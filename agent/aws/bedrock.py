@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, ParamValidationError, ReadTimeoutError
 from urllib3.exceptions import ReadTimeoutError as StreamReadTimeoutError
 
-from agent.errors import ModelError, ModelRequestRejected, ModelThrottled, ModelTimedOut, ModelUnavailable
+from agent.errors import (
+    ModelError,
+    ModelNotOffered,
+    ModelRequestRejected,
+    ModelThrottled,
+    ModelTimedOut,
+    ModelUnavailable,
+)
 from agent.events import Reasoning, Usage
 from agent.ports import (
     ModelPart,
@@ -43,6 +50,8 @@ FAILURES: Mapping[str, type[ModelError]] = {
     "ModelErrorException": ModelUnavailable,
     "ModelStreamErrorException": ModelUnavailable,
     "ValidationException": ModelRequestRejected,
+    "AccessDeniedException": ModelNotOffered,
+    "ResourceNotFoundException": ModelNotOffered,
 }
 """Bedrock's error codes; any other is a refusal where it is a 4xx, else the service's failure."""
 

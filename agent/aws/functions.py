@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.exceptions import ConnectionError as NotConnected
 
 from agent.aws.dynamodb import Backoff, require_passing, store_errors
-from agent.errors import CallNotDecided, ToolLost
+from agent.errors import CallNotDecided, ToolLost, ToolUnreached
 from agent.ports import ToolReply
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LambdaToolRunner:
                 if "FunctionError" in answer:
                     raise ToolLost(f"{call_id}: run_tool died")
                 return _to_reply(json.loads(body))
-        raise ToolLost(f"{call_id}: run_tool could not be reached in {self._backoff.attempts} attempts")
+        raise ToolUnreached(f"{call_id}: run_tool could not be reached in {self._backoff.attempts} attempts")
 
 
 def _to_reply(body: dict[str, Any]) -> ToolReply:

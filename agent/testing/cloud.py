@@ -8,11 +8,12 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from agent.admission import Question, Room1, admit
+from agent.approving import decide
 from agent.errors import LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
-from agent.events import Event
+from agent.events import ApprovalDecided, Event
 from agent.execution import ToolJob, ToolRoom
 from agent.held_run import read_state
 from agent.hooks import Hooks
@@ -27,9 +28,12 @@ from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
+from agent.testing.directory import MemoryDirectory
 from agent.testing.ledger import AMPLE, MemoryLedger
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
@@ -65,12 +69,17 @@ class MemoryCloud:
         self.ledger: Ledger = ledger or MemoryLedger(limits)
         self.queue = MemoryToolQueue()
         self.wake = MemoryWake()
+        self.notes = MemoryProgressNotes()
+        self.directory = MemoryDirectory()
         self.tool_runner = InProcessToolRunner(
-            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock)
+            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock, self.notes)
         )
+        self.breakers = BreakerItems()
         self.invocations = 0
+        self.each_minute: Callable[[], None] = lambda: None
+        """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
-        self._policy = policy or FixedPolicy()
+        self.policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
@@ -79,6 +88,8 @@ class MemoryCloud:
     def ask(self, text: str, *, user_id: str = "ann", session_id: str | None = None, tenant_id: str = "acme") -> str:
         """Admit a run and return its id. It is woken, and worked on by `run_until_idle`."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
+        if self.directory.principal(tenant_id, user_id) is None:
+            self.directory.put(principal)
         room = Room1(
             log=self.log,
             wake=self.wake,
@@ -91,7 +102,36 @@ class MemoryCloud:
     def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
         """Ask for a run to end."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
-        cancel(Room1(log=self.log, wake=self.wake, clock=self.clock, release=self.release), principal, run_id)
+        cancel(self.room1(), principal, run_id)
+
+    def approver(self, user_id: str = "bea", *, tenant_id: str = "acme") -> Principal:
+        """Return a person who may approve, and is known to the directory."""
+        person = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.APPROVER}))
+        self.directory.put(person)
+        return person
+
+    def decide(
+        self,
+        approval_id: str,
+        decision: Literal["approve", "reject"] = "approve",
+        *,
+        by: Principal | None = None,
+        reason: str = "",
+        process: Process | None = None,
+    ) -> ApprovalDecided:
+        """Approve or reject a call, as `bea` unless somebody else is named."""
+        return decide(self.room1(process), by or self.approver(), approval_id, decision=decision, reason=reason)
+
+    def room1(self, process: Process | None = None) -> Room1:
+        """Return what people's requests are answered with."""
+        process = process or Process(Strike())
+        return Room1(
+            log=process.wrap(self.log, LogContended),
+            wake=process.wrap(self.wake, StoreUnavailable),
+            clock=self.clock,
+            release=self.release,
+            contracts={name: tool.contract for name, tool in self.tools.items()},
+        )
 
     def runtime(self, process: Process | None = None) -> Runtime:
         """Return what an invocation works with; every port of it is the process's."""
@@ -103,7 +143,9 @@ class MemoryCloud:
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             tool_queue=process.wrap(self.queue, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
-            policy=self._policy,
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            policy=self.policy,
+            directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
             random=lambda: 1.0,
             releases=lambda _: self.release,
@@ -129,14 +171,11 @@ class MemoryCloud:
     def run_until_idle(self) -> None:
         """Deliver wakes and jobs, and let minutes pass, until every run is over and its money returned."""
         for _ in range(MAX_MINUTES):
-            while self.wake.runs or self.queue.jobs:
-                if self.wake.runs:
-                    self.invoke(*self.wake.runs.popleft())
-                else:
-                    self.work(self.queue.jobs.popleft())
+            self.deliver()
             if not self.log.due_runs(self.clock.now() + timedelta(days=2), limit=1):
                 return
             self.clock.advance(61)
+            self.each_minute()
             self.queue.jobs.extend(self._returned)
             self._returned.clear()
             self.sweep()
@@ -150,6 +189,14 @@ class MemoryCloud:
         """Report the death of an invocation, as Lambda does after its timeout."""
         self._survive(lambda sweeper: sweeper.bury(tenant_id, run_id, owner=owner, cause="Timeout"))
 
+    def deliver(self) -> None:
+        """Deliver wakes and jobs until there are none; no time passes."""
+        while self.wake.runs or self.queue.jobs:
+            if self.wake.runs:
+                self.invoke(*self.wake.runs.popleft())
+            else:
+                self.work(self.queue.jobs.popleft())
+
     def work(self, job: ToolJob) -> None:
         """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
         process = Process(self.strike)
@@ -157,6 +204,8 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
+            breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
             clock=self.clock,
         )

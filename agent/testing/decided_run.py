@@ -19,6 +19,7 @@ from agent.execution import ToolRoom
 from agent.identity import Principal, Role
 from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
+from agent.testing.progress import MemoryProgressNotes
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
 from agent.tools import Tool, by_name, sha256_of
@@ -36,7 +37,8 @@ class DecidedRun:
         self.log: RunLog = log or MemoryRunLog()
         self.table = MemoryTable()
         self.clock = FakeClock()
-        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock)
+        self.notes = MemoryProgressNotes()
+        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock, self.notes)
         now = self.clock.now()
         created = RunCreated(
             principal=Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER})),

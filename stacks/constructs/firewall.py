@@ -98,7 +98,11 @@ class Firewall(Construct):
 
 def _rules(stage: Stage) -> list[Acl.RuleProperty]:
     """Return the rules in the order they are asked; the managed groups come before the rule that reads their labels."""
-    prose = _any(_all(_method("POST"), _path("EXACTLY", "/v1/runs")), _path("ENDS_WITH", "/feedback"))
+    prose = _any(
+        _all(_method("POST"), _path("EXACTLY", "/v1/runs")),
+        _path("ENDS_WITH", "/feedback"),
+        _path("STARTS_WITH", "/v1/approvals/"),
+    )
     attack = _any(*(_labelled(label) for label in ATTACK_LABELS))
     reconnect = _all(_method("GET"), _path("ENDS_WITH", "/events"))
     return [

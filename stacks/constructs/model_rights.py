@@ -1,4 +1,4 @@
-"""The right to call exactly one model: the one that the release pins.
+"""The right to call exactly one model: one that the release pins.
 
 A cross-region profile needs its own ARN and that of the foundation model it routes to; the condition on the latter
 says "only through this profile", so the model can't be called past it. A `global.` profile routes to a foundation

@@ -104,9 +104,23 @@ class RoomFunction(Construct):
             iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
         )
 
-    def may_use(self, table: dynamodb.ITable, actions: Sequence[str], *, indexes: Sequence[str] = ()) -> None:
-        """Allow these DynamoDB actions on a table, queries on these of its indexes, and its key for just that."""
-        self.may([f"dynamodb:{action}" for action in actions], [table.table_arn])
+    def may_use(
+        self,
+        table: dynamodb.ITable,
+        actions: Sequence[str],
+        *,
+        indexes: Sequence[str] = (),
+        leading_keys: str | None = None,
+    ) -> None:
+        """Allow these DynamoDB actions on a table, queries on these of its indexes, and its key for just that.
+
+        `leading_keys` narrows it to the partition keys of this pattern; requests that name no key are then refused.
+        """
+        only: dict[str, dict[str, Any]] | None = None
+        if leading_keys is not None:
+            keys = {"dynamodb:LeadingKeys": [leading_keys]}
+            only = {"ForAllValues:StringLike": keys, "Null": {"dynamodb:LeadingKeys": "false"}}
+        self.may([f"dynamodb:{action}" for action in actions], [table.table_arn], only)
         if indexes:
             self.may(["dynamodb:Query"], [f"{table.table_arn}/index/{index}" for index in indexes])
         if table.encryption_key is not None:

@@ -5,6 +5,7 @@ the shim can, and validates everything.
 """
 
 import json
+import re
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
@@ -134,6 +135,9 @@ class RunApi(Construct):
         self._method(run.add_resource("events"), "GET", to_stream)
         self._method(run.add_resource("cancel"), "POST", to_shim)
         self._method(run.add_resource("feedback"), "POST", to_shim, body=True)
+        approvals = self.api.root.add_resource("approvals")
+        self._method(approvals, "GET", to_shim)
+        self._method(approvals.add_resource("{approval_id}"), "POST", to_shim, body=True)
         self._method(self.api.root.add_resource("openapi.json"), "GET", to_shim)
 
     def _method(
@@ -147,5 +151,6 @@ class RunApi(Construct):
             authorization_scopes=self._signed_in.authorization_scopes,
             request_validator=self._validator,
             request_models={"application/json": self._object} if body else None,
-            request_parameters={"method.request.path.run_id": True} if "{run_id}" in resource.path else None,
+            request_parameters={f"method.request.path.{name}": True for name in re.findall(r"{(\w+)}", resource.path)}
+            or None,
         )

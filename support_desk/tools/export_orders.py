@@ -73,6 +73,7 @@ def export_orders(args: ExportOrders, context: ToolContext) -> ExportedOrders:
             table.writerow([_cell(getattr(order, column)) for column in COLUMNS])
         if read % 1000 == 0:
             context.progress(f"{read} orders read, {rows} exported")
+    context.progress(f"{read} orders read, {rows} exported; writing the file")
     # The call's id in the name: a repeated call writes over its own file, and no other.
     name = f"orders-{context.call_id}.csv"
     context.files.write(name, text.getvalue().encode(), content_type="text/csv; charset=utf-8")

@@ -1,4 +1,4 @@
-"""Refund part or all of an order. No policy permits it yet: it waits for approvals.
+"""Refund part or all of an order, once a person has approved this very call.
 
 A refund is a record that the shop's payment run picks up; no payment provider is called from here. An order's refunds
 are numbered, and number n is written only if it is new: whoever writes it has seen all earlier ones, so two calls at

@@ -1,5 +1,6 @@
 """Runs written by hand, and by Hypothesis, into a log in memory: what a holder, a queue and a user leave behind."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Literal
@@ -7,6 +8,8 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from agent.events import (
+    ApprovalDecided,
+    ApprovalRequested,
     CancelRequested,
     Decision,
     Delta,
@@ -33,9 +36,9 @@ from agent.events import (
     WaitingFor,
     WorkerLost,
 )
-from agent.identity import Principal, Role, call_id, message_id
+from agent.identity import Principal, Role, approval_id, call_id, message_id
 from agent.ports import NewRun
-from agent.runlog import END
+from agent.runlog import END, fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.tools import Effect
@@ -163,6 +166,32 @@ class WrittenRun:
             shown_to_user=shown,
         )
 
+    def request(self, decision: Decision) -> None:
+        self.append(
+            ApprovalRequested(
+                approval_id=approval_id(self.header.run_id, decision.call_id),
+                call_id=decision.call_id,
+                tool=decision.tool,
+                release_sha256="secret-release",
+                expires_at=self.clock.now() + timedelta(minutes=1),
+            )
+        )
+
+    def settle(self, decision: Decision, how: Literal["approve", "reject"]) -> None:
+        self.append(
+            ApprovalDecided(
+                approval_id=approval_id(self.header.run_id, decision.call_id),
+                call_id=decision.call_id,
+                by="secret-approver",
+                decision=how,
+                reason="secret reason",
+            ),
+            outside=True,
+        )
+
+    def give_up(self, decision: Decision, code: str) -> None:
+        self.finish(decision, outcome="error", content=json.dumps({"error": code, "message": "secret cause"}))
+
     def start(self, decision: Decision, *, outside: bool = False) -> None:
         self.append(ToolStarted(call_id=decision.call_id, tool=decision.tool), outside=outside)
 
@@ -170,8 +199,9 @@ class WrittenRun:
         due_at = self.clock.now() + timedelta(minutes=1)
         self.append(ToolQueued(call_id=decision.call_id, tool=decision.tool, due_at=due_at))
 
-    def wait(self) -> None:
-        self.append(RunWaiting(waiting_for=(WaitingFor.TOOL,), due_at=self.clock.now() + timedelta(minutes=1)))
+    def wait(self, *reasons: WaitingFor) -> None:
+        due_at = self.clock.now() + timedelta(minutes=1)
+        self.append(RunWaiting(waiting_for=reasons or (WaitingFor.TOOL,), due_at=due_at))
 
     def finish(
         self, decision: Decision, *, outcome: Literal["ok", "error"] = "ok", content: str = "", outside: bool = False
@@ -270,6 +300,37 @@ def _queued() -> WrittenRun:
     run.stream("Your file is ready.")
     run.answer("Your file is ready.")
     run.end(EndReason.ANSWERED, answer="Your file is ready.")
+    return run
+
+
+def _approvals() -> WrittenRun:
+    """Return a run with calls that people approved, rejected, left alone, approved in vain, and sent to the queue."""
+    run = WrittenRun()
+    run.claim()
+    run.think()
+    calls = tuple(run.decide(i, verdict=Verdict.ASK, queued=i == 4) for i in range(6))
+    run.answer("That needs a person.", calls=calls)
+    for call in calls:
+        run.request(call)
+    run.wait(WaitingFor.APPROVAL)
+    approved, rejected, expired, void, queued, _ = calls
+    run.settle(approved, "approve")
+    run.settle(rejected, "reject")
+    run.settle(void, "approve")
+    run.settle(queued, "approve")
+    run.claim()
+    run.give_up(rejected, "approval_rejected")
+    run.give_up(expired, "approval_expired")
+    run.give_up(void, "approval_void")
+    run.start(approved)
+    run.queue(queued)
+    run.finish(approved)
+    run.wait(WaitingFor.APPROVAL, WaitingFor.TOOL)
+    run.start(queued, outside=True)
+    run.finish(queued, outside=True)
+    run.wish_end()
+    run.claim()
+    run.end(EndReason.CANCELLED)
     return run
 
 
@@ -372,6 +433,7 @@ RUNS: dict[str, Callable[[], WrittenRun]] = {
     "calls without a word": _silent_calls,
     "denied": _denied,
     "queued": _queued,
+    "approvals": _approvals,
     "cancelled": _cancelled,
     "cancelled in a tool": _cancelled_in_a_tool,
     "cancelled before it began": _cancelled_before_it_began,
@@ -422,14 +484,43 @@ def _life(run: WrittenRun, draw: st.DrawFn) -> Iterator[None]:
                 run.lose_worker()
                 run.claim()
                 yield
-        kinds = draw(st.lists(st.sampled_from([Verdict.ALLOW, Verdict.ALLOW, Verdict.DENY]), max_size=3))
+        kinds = draw(st.lists(st.sampled_from([Verdict.ALLOW, Verdict.ASK, Verdict.DENY]), max_size=3))
         calls = tuple(
             run.decide(i, verdict=verdict, shown=draw(st.booleans()), queued=draw(st.booleans()))
             for i, verdict in enumerate(kinds)
         )
         run.answer(*parts, calls=calls)
         yield
-        yield from _work(run, draw, [call for call in calls if call.verdict is Verdict.ALLOW])
+        asked = [call for call in calls if call.verdict is Verdict.ASK]
+        yield from _ask_people(run, draw, asked)
+        approved = [call for call in asked if _decided(run, call) == "approve"]
+        yield from _work(run, draw, [call for call in calls if call.verdict is Verdict.ALLOW or call in approved])
+
+
+def _ask_people(run: WrittenRun, draw: st.DrawFn, asked: list[Decision]) -> Iterator[None]:
+    for call in asked:
+        run.request(call)
+        yield
+    if asked:
+        run.wait(WaitingFor.APPROVAL)
+        yield
+    for call in draw(st.permutations(asked)):
+        how = draw(st.sampled_from(["approve", "approve", "reject", "nothing"]))
+        if how in {"approve", "reject"}:
+            run.settle(call, how)
+            yield
+    if not run.header.owner:
+        run.claim()
+        yield
+    for call in asked:
+        if (how := _decided(run, call)) != "approve":
+            run.give_up(call, "approval_rejected" if how else "approval_expired")
+            yield
+
+
+def _decided(run: WrittenRun, call: Decision) -> str | None:
+    turn = fold(run.events).turn
+    return turn.decided[call.call_id].decision if turn and call.call_id in turn.decided else None
 
 
 def _work(run: WrittenRun, draw: st.DrawFn, calls: list[Decision]) -> Iterator[None]:

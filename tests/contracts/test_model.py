@@ -12,7 +12,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from agent.aws.bedrock import BedrockModel, _to_model_error
-from agent.errors import ModelError, ModelRequestRejected, ModelThrottled, ModelTimedOut, ModelUnavailable
+from agent.errors import (
+    ModelError,
+    ModelNotOffered,
+    ModelRequestRejected,
+    ModelThrottled,
+    ModelTimedOut,
+    ModelUnavailable,
+)
 from agent.events import Usage
 from agent.ports import (
     Model,
@@ -303,8 +310,8 @@ def test_events_nobody_knows_yet_are_passed_over(bedrock: BedrockModel, endpoint
         ("ModelNotReadyException", ModelUnavailable),
         ("ModelErrorException", ModelUnavailable),
         ("ValidationException", ModelRequestRejected),
-        ("AccessDeniedException", ModelRequestRejected),
-        ("ResourceNotFoundException", ModelRequestRejected),
+        ("AccessDeniedException", ModelNotOffered),
+        ("ResourceNotFoundException", ModelNotOffered),
     ],
 )
 def test_each_error_of_the_service_says_who_must_act(

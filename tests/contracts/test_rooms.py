@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from agent.aws.dynamodb import Backoff
 from agent.aws.functions import LambdaToolRunner, LambdaWake
 from agent.aws.tool_queue import SqsToolQueue
-from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable, ToolLost
+from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable, ToolLost, ToolUnreached
 from agent.events import ToolCompleted
 from agent.ports import ToolReply, ToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
@@ -186,11 +186,11 @@ def test_what_did_not_begin_is_tried_again(lambda_runner: LambdaToolRunner, aws_
     assert len(aws_lambda.invoked) == 1
 
 
-def test_what_can_not_be_reached_in_bounded_attempts_is_lost(
+def test_what_can_not_be_reached_in_bounded_attempts_did_not_begin(
     lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps
 ) -> None:
     aws_lambda.faults = [EndpointConnectionError(endpoint_url="https://lambda")] * 50
-    with pytest.raises(ToolLost, match="could not be reached"):
+    with pytest.raises(ToolUnreached, match="could not be reached"):
         called(lambda_runner)
     assert len(sleeps) == 7
 

@@ -187,6 +187,29 @@ class RunningCloud:
         unfinished.write_text(json.dumps({"scenarios": [*known, {"match": match, "steps": steps, "repeat": repeat}]}))
         unfinished.replace(path)
 
+    def workers(self, service: str) -> list[int]:
+        """Return the processes that run a function now. Each works in a folder below the cloud's own."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (process / "environ").read_bytes().split(b"\0")
+                inside = (process / "cwd").resolve().is_relative_to(self.state.resolve())
+            except OSError:  # it has ended, or is not ours
+                continue
+            if inside and f"KEEPGATE_SERVICE={service}".encode() in environment:
+                found.append(int(process.name))
+        return found
+
+    def log(self, tenant: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the payloads of a run's events, as they are stored."""
+        dynamodb = self.aws("dynamodb")
+        pages = dynamodb.get_paginator("query").paginate(
+            TableName=self.output("RunsTable"),
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :e)",
+            ExpressionAttributeValues={":pk": {"S": f"T#{tenant}#R#{run_id}"}, ":e": {"S": "E#"}},
+        )
+        return [json.loads(i["payload"]["S"]) for page in pages for i in page["Items"] if "~" not in i["sk"]["S"]]
+
     def close(self) -> None:
         for client in self._clients:
             client.close()

@@ -79,12 +79,6 @@ def test_a_session_of_the_same_name_is_another_users_own(cloud: RunningCloud, ac
             assert "1003" not in other.answer("Who is its carrier?", session_id=session)
 
 
-def test_a_refund_is_refused_by_policy_and_no_tool_runs(acme: Api) -> None:
-    run_id = acme.ask("Please refund order 1001, it came late")
-    assert "I could not issue refund" in acme.wait(run_id)["answer"]
-    assert acme.record(run_id)["tools_called"] == ["lookup_order"]
-
-
 def test_a_draft_is_saved_under_the_tenant(cloud: RunningCloud, acme: Api) -> None:
     run_id = acme.ask("Draft a reply about order 1001")
     answer = acme.wait(run_id)["answer"]
@@ -126,8 +120,10 @@ MISBEHAVIOURS = {
     "a dozen calls at once": {
         "calls": [{"tool": "lookup_order", "input_json": f'{{"order_id": "{1001 + n}"}}'} for n in range(12)]
     },
-    "a refund nobody asked for": {
-        "calls": [{"tool": "issue_refund", "input_json": '{"order_id": "1001", "amount_cents": 1, "reason": "late"}'}]
+    "a refund beyond every limit": {
+        "calls": [
+            {"tool": "issue_refund", "input_json": '{"order_id": "1001", "amount_cents": 99999, "reason": "late"}'}
+        ]
     },
 }
 

@@ -21,7 +21,7 @@ def normal(cloud: RunningCloud, api: Api) -> str:
 
 
 def refused(cloud: RunningCloud, api: Api) -> str:
-    return api.ask("Please refund order 1001")
+    return api.ask("Please refund 900 EUR of order 1001")
 
 
 def queued(cloud: RunningCloud, api: Api) -> str:
@@ -162,7 +162,7 @@ def test_the_stream_shows_neither_arguments_nor_results_of_a_tool_that_does_not_
 
 
 def test_the_stream_says_that_a_call_was_denied_and_not_why(acme: Api) -> None:
-    run_id = acme.ask("Please refund order 1001")
+    run_id = acme.ask("Please refund 900 EUR of order 1001")
     acme.wait(run_id)
     tools = str([s.event for s in acme.follow(run_id) if s.event["type"].startswith("TOOL_")])
     assert "issue_refund" in tools

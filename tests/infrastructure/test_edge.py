@@ -17,6 +17,8 @@ ROUTES = {
     "GET /runs/{run_id}/events": "stream_events",
     "POST /runs/{run_id}/cancel": "shim",
     "POST /runs/{run_id}/feedback": "shim",
+    "GET /approvals": "shim",
+    "POST /approvals/{approval_id}": "shim",
     "GET /openapi.json": "shim",
 }
 
@@ -74,11 +76,11 @@ def test_a_body_must_be_json_and_a_run_must_be_named_before_any_code_runs(deploy
     bodies = set()
     for route, method in _methods(deployment["Edge"]):
         assert "RequestValidatorId" in method
-        named = method.get("RequestParameters", {}).get("method.request.path.run_id", False)
-        assert named is ("{run_id}" in route)
+        named = {f"method.request.path.{name}": True for name in re.findall(r"{(\w+)}", route)}
+        assert method.get("RequestParameters", {}) == named
         if "RequestModels" in method:
             bodies.add(route)
-    assert bodies == {"POST /runs", "POST /runs/{run_id}/feedback"}
+    assert bodies == {"POST /runs", "POST /runs/{run_id}/feedback", "POST /approvals/{approval_id}"}
 
 
 def test_the_stage_is_v1_throttled_traced_and_logs_errors_without_contents(deployment: Deployment) -> None:
@@ -194,7 +196,7 @@ def test_managed_rules_that_read_bodies_count_and_block_only_off_the_routes_that
     labels = {s["LabelMatchStatement"]["Key"] for s in attack["OrStatement"]["Statements"]}
     assert {label.rpartition(":")[2].removesuffix("_Body") for label in labels} == counted - {"SizeRestrictions"}
     prose = json.dumps(not_prose["NotStatement"])
-    assert re.findall(r'"SearchString": "([^"]+)"', prose) == ["POST", "/v1/runs", "/feedback"]
+    assert re.findall(r'"SearchString": "([^"]+)"', prose) == ["POST", "/v1/runs", "/feedback", "/v1/approvals/"]
     assert rules["attack-in-body"]["Action"] == {"Block": {}}
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-from stacks.local_cloud import MISSING_TYPES, TLS_POLICIES
+from stacks.local_cloud import MISSING_TYPES
 from tests.infrastructure.templates import Deployment
 
 
@@ -22,20 +22,10 @@ def test_each_type_left_out_is_used_elsewhere(deployments: dict[str, Deployment]
 
 def test_everything_else_is_deployed_locally_and_can_be(deployments: dict[str, Deployment]) -> None:
     local, dev, prod = (deployments[name].types() for name in ("local", "dev", "prod"))
-    left_out = {*MISSING_TYPES, *TLS_POLICIES}
+    left_out = set(MISSING_TYPES)
     assert dev - local == left_out
     assert local <= _emulated_types()
     assert {kind for kind in prod - local if not kind.startswith("AWS::WAFv2::")} == left_out
-
-
-def test_policies_are_left_out_only_where_all_they_do_is_demand_tls(deployments: dict[str, Deployment]) -> None:
-    policies = [policy for kind in TLS_POLICIES for policy in deployments["dev"].of_type(kind)]
-    assert policies
-    for policy in policies:
-        for statement in policy["PolicyDocument"]["Statement"]:
-            assert statement["Effect"] == "Deny"
-            [[name]] = [list(condition) for condition in statement["Condition"].values()]
-            assert name in {"aws:SecureTransport", "s3:TlsVersion"}
 
 
 def test_each_reason_says_something() -> None:

@@ -26,6 +26,10 @@ TABLES = {
     ("stream_events", "Runs"): {"GetItem", "Query"},
     ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
     ("run_agent", "Ledger"): {"BatchGetItem", "Query", "PutItem", "UpdateItem"},
+    ("run_agent", "Control"): {"GetItem", "UpdateItem"},
+    ("work_tool_queue", "Control"): {"GetItem", "UpdateItem"},
+    ("run_tool", "Progress"): {"PutItem"},
+    ("work_tool_queue", "Progress"): {"Query"},
     ("run_tool", "Runs"): {"GetItem", "Query"},
     ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem"},
     ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
@@ -61,10 +65,22 @@ def test_each_role_uses_exactly_the_tables_and_actions_of_its_door(statements: l
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for statement in statements:
         for resource in statement.resources:
-            for table in ("Runs", "Ledger", "Control", "TenantData"):
+            for table in ("Runs", "Ledger", "Control", "TenantData", "Progress"):
                 if resource.startswith(f"<ExportsOutputFnGetAtt{table}") and "/index/" not in resource:
                     found[statement.door, table] |= {a.removeprefix("dynamodb:") for a in statement.actions}
     assert found == TABLES
+
+
+def test_who_calls_models_and_tools_reaches_nothing_of_the_control_table_but_breakers(
+    statements: list[Statement],
+) -> None:
+    control = [s for s in statements if any("Control" in resource for resource in s.resources)]
+    assert {s.door for s in control} == {"run_agent", "work_tool_queue"}
+    for statement in control:
+        assert statement.conditions == {
+            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["BREAKER#*"]},
+            "Null": {"dynamodb:LeadingKeys": "false"},
+        }
 
 
 def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statements: list[Statement]) -> None:
@@ -74,7 +90,16 @@ def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statement
         for resource in s.resources
         if "/index/" in resource
     }
-    assert found == {("shim", "by_user"): {"dynamodb:Query"}, ("sweep_runs", "by_due"): {"dynamodb:Query"}}
+    listed = [("shim", "by_user"), ("shim", "by_approval"), ("sweep_runs", "by_due")]
+    assert found == {key: {"dynamodb:Query"} for key in listed}
+
+
+def test_the_agent_asks_who_people_are_of_its_own_pool_and_nobody_else_does(statements: list[Statement]) -> None:
+    [asking] = [s for s in statements if any(a.startswith("cognito-idp:") for a in s.actions)]
+    assert asking.door == "run_agent"
+    assert asking.actions == {"cognito-idp:AdminGetUser", "cognito-idp:AdminListGroupsForUser", "cognito-idp:ListUsers"}
+    [pool] = asking.resources
+    assert ":ExportsOutputFnGetAttSignInPool" in pool
 
 
 def test_functions_invoke_only_the_functions_next_door(deployment: Deployment, statements: list[Statement]) -> None:
@@ -92,23 +117,26 @@ def _invoked(arn: str, deployment: Deployment) -> str:
     return arn.rpartition(f":function:keepgate-{deployment.stage.name}-")[2].replace("-", "_")
 
 
-def test_only_the_models_room_reaches_a_model_and_only_the_pinned_one(statements: list[Statement]) -> None:
+def test_only_the_models_room_reaches_a_model_and_only_the_pinned_ones(statements: list[Statement]) -> None:
     bedrock = [s for s in statements if any(a.startswith("bedrock:") for a in s.actions)]
     assert {s.door for s in bedrock} == {"run_agent"}
     assert {action for s in bedrock for action in s.actions} == {"bedrock:InvokeModelWithResponseStream"}
-    profile, models = sorted(bedrock, key=lambda s: len(s.resources))
-    model = "anthropic.claude-haiku-4-5-20251001-v1:0"
-    [profile_arn] = profile.resources
-    assert profile_arn.endswith(f":inference-profile/global.{model}")
-    assert models.resources == {
-        f"arn:<AWS::Partition>:bedrock:<AWS::Region>::foundation-model/{model}",
-        f"arn:<AWS::Partition>:bedrock:::foundation-model/{model}",
-    } or models.resources == {  # the local stage knows its region
-        f"arn:<AWS::Partition>:bedrock:us-east-1::foundation-model/{model}",
-        f"arn:<AWS::Partition>:bedrock:::foundation-model/{model}",
+    found: dict[str, set[str]] = {}
+    for statement in bedrock:
+        if statement.conditions:
+            [profile] = statement.conditions["StringEquals"].values()
+            # The local stage knows its region.
+            found[flat(profile)] = {r.replace("<AWS::Region>", "us-east-1") for r in statement.resources}
+    profiles = {r for statement in bedrock if not statement.conditions for r in statement.resources}
+    assert profiles == set(found)
+    by_model = {profile.rpartition("/global.")[2]: models for profile, models in found.items()}
+    assert by_model == {
+        model: {
+            f"arn:<AWS::Partition>:bedrock:us-east-1::foundation-model/{model}",
+            f"arn:<AWS::Partition>:bedrock:::foundation-model/{model}",
+        }
+        for model in ("anthropic.claude-haiku-4-5-20251001-v1:0", "anthropic.claude-sonnet-4-5-20250929-v1:0")
     }
-    [pinned] = models.conditions["StringEquals"].values()
-    assert flat(pinned) == profile_arn
 
 
 def test_only_the_tool_function_may_become_a_tenant_and_only_with_its_tag(

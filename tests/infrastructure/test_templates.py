@@ -54,7 +54,7 @@ def test_nothing_costs_money_by_the_hour_but_the_key_the_firewall_and_the_alarms
 
 def test_every_table_is_on_demand_encrypted_recoverable_and_forgets(deployment: Deployment) -> None:
     tables = deployment.of_type("AWS::DynamoDB::Table")
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert table["BillingMode"] == "PAY_PER_REQUEST"
         assert table["SSESpecification"]["SSEType"] == "KMS"
@@ -155,13 +155,17 @@ def test_who_waits_for_a_tool_waits_longer_than_the_tool_runs(deployment: Deploy
     assert tool > read_rights("support_desk").longest_s
 
 
-def test_a_job_is_taken_alone_and_ends_in_the_dead_letter_queue_after_three_failures(deployment: Deployment) -> None:
+def test_a_job_is_taken_alone_and_ends_in_the_dead_letter_queue_after_the_delivery_its_worker_takes_for_the_last(
+    deployment: Deployment,
+) -> None:
     [mapping] = deployment.of_type("AWS::Lambda::EventSourceMapping")
     assert mapping["BatchSize"] == 1
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert mapping["ScalingConfig"] == {"MaximumConcurrency": deployment.stage.queue_concurrency}
     queues = deployment.of_type("AWS::SQS::Queue")
-    assert {q.get("RedrivePolicy", {}).get("maxReceiveCount") for q in queues} == {3, None}
+    assert {q.get("RedrivePolicy", {}).get("maxReceiveCount") for q in queues} == {4, None}
+    told = [f["Environment"]["Variables"] for f in deployment.of_type("AWS::Lambda::Function")]
+    assert [v["KEEPGATE_MAX_RECEIVES"] for v in told if "KEEPGATE_MAX_RECEIVES" in v] == ["4"]
     assert all(q["SqsManagedSseEnabled"] is True for q in queues)
 
 

@@ -87,3 +87,11 @@ def test_a_failure_record_buries_the_invocation_it_names():
         "cause": "RetriesExhausted",
     }
     assert list(cloud.wake.runs) == [("acme", run)]
+
+
+@pytest.mark.parametrize("payload", [{}, {"tenant_id": "Acme!", "run_id": "run_1"}, "text", None])
+def test_a_failure_record_of_what_was_no_wake_is_noted_and_done_with(payload):
+    cloud = SampleCloud(says("Done."))
+    record = {"requestContext": {"requestId": "r", "condition": "RetriesExhausted"}, "requestPayload": payload}
+    sweep_runs.door(sweeper(cloud))(record, Context())
+    assert not cloud.wake.runs

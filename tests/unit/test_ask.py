@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agent.admission import Room1
-from agent.events import EndReason
+from agent.events import Decision, EndReason, Verdict, WaitingFor
 from agent.testing.run_log import MemoryRunLog
 from agent.watching import Room1Reader
 from lambdas import shim, stream_events
@@ -123,6 +124,39 @@ def test_it_shows_what_happens_as_it_happens_and_leaves_with_0() -> None:
         "· export_orders: ok",
         "· running",
         "On its way.\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER} Bye.",
+    ]
+
+
+def test_it_says_that_an_approver_is_needed_and_what_came_of_it() -> None:
+    call: list[Decision] = []
+
+    def ask_for_approval(run: WrittenRun) -> None:
+        call.append(run.decide(tool="issue_refund", verdict=Verdict.ASK))
+        run.answer("That needs a person.", calls=tuple(call))
+        run.request(call[0])
+        run.wait(WaitingFor.APPROVAL)
+
+    def decided(run: WrittenRun) -> None:
+        run.settle(call[0], "reject")
+        run.claim()
+        run.give_up(call[0], "approval_rejected")
+
+    begin: list[Step] = [lambda run: run.claim(), lambda run: run.think()]
+    end: list[Step] = [
+        lambda run: run.think(),
+        lambda run: run.answer("It was rejected."),
+        lambda run: run.end(EndReason.ANSWERED, answer="It was rejected."),
+    ]
+    cloud = Cloud(*begin, ask_for_approval, decided, *end)
+    assert cloud.ask() == ask.ANSWERED
+    needed = cloud.printed.index("· issue_refund …") + 1
+    assert re.fullmatch(r"· issue_refund: needs an approver \(apr_[0-9A-Z]{26}_1_0\)", cloud.printed[needed])
+    assert cloud.printed[needed + 1 :] == [
+        "· waiting for approval",
+        "· issue_refund: rejected",
+        "· running",
+        "· issue_refund: error",
+        "It was rejected.",
     ]
 
 

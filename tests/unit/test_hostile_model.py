@@ -54,7 +54,7 @@ def check_prefixes(cloud, run):
     state = None
     for event in cloud.events(run):
         state = step(state, event)
-        assert problems(messages.request(state, cloud.release, cloud.tools)) == []
+        assert problems(messages.request(state, cloud.release, cloud.release.model, cloud.tools)) == []
         event.payload_json().encode()
     return state
 

@@ -255,7 +255,7 @@ def test_a_tool_that_changed_between_decision_and_start_does_not_run():
             cloud.tools["pay"] = replace(gate_saw, contract=contract)
             return cloud_policy.decide(query)
 
-    cloud_policy, cloud._policy = cloud._policy, Policy()
+    cloud_policy, cloud.policy = cloud.policy, Policy()
     append, cloud.log.append = cloud.log.append, changed
     cloud.run_until_idle()
     assert end_of(cloud, run) == "answered"

@@ -17,6 +17,8 @@ ROUTES = {
     "/runs/{run_id}/events": {"get"},
     "/runs/{run_id}/cancel": {"post"},
     "/runs/{run_id}/feedback": {"post"},
+    "/approvals": {"get"},
+    "/approvals/{approval_id}": {"post"},
     "/openapi.json": {"get"},
 }
 

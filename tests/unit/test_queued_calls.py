@@ -26,6 +26,7 @@ from agent.execution import ToolJob
 from agent.ports import RunLog, ToolReply
 from agent.queued_calls import MAX_MOVES, QueueWorker, work
 from agent.runlog import RunHeader
+from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
@@ -89,7 +90,15 @@ class Queue(DecidedRun):
         super().__init__(tested)
         self.runner = Runner(InProcessToolRunner(self.room))
         self.wake = MemoryWake()
-        self.worker = QueueWorker(self.log, self.runner, self.wake, self.room.tools, self.clock)
+        self.worker = QueueWorker(
+            self.log,
+            self.runner,
+            self.wake,
+            MemoryBreakers(BreakerItems(), STEADY, self.clock),
+            self.notes,
+            self.room.tools,
+            self.clock,
+        )
 
     def queued(self, **changes: Any) -> "Queue":
         self.decide({"to": 3}, **changes)

@@ -34,6 +34,7 @@ SETTINGS = RunToolSettings(
     tenant_table="tenant",
     bucket="files",
     data_role_arn="arn:aws:iam::123456789012:role/data",
+    progress_table="",
 )
 
 

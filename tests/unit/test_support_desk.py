@@ -266,7 +266,11 @@ def test_an_export_tells_how_far_it_is_and_stops_at_its_bound(shop: Shop, monkey
     for number in range(1001, 3102):
         shop.add_order(number, placed_on="2026-01-01")
     shop.call("export_orders", {})
-    assert shop.notes == ["1000 orders read, 1000 exported", "2000 orders read, 2000 exported"]
+    assert shop.notes == [
+        "1000 orders read, 1000 exported",
+        "2000 orders read, 2000 exported",
+        "2101 orders read, 2101 exported; writing the file",
+    ]
     monkeypatch.setattr(sys.modules[ExportOrders.__module__], "MAX_ROWS", 250)
     answer = shop.call("export_orders", {})
     assert (answer["rows"], answer["complete"]) == (250, False)

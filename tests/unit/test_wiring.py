@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import NoCredentialsError
 
 from agent.aws.bedrock import BedrockModel
+from agent.aws.directory import CognitoDirectory
 from agent.aws.functions import LambdaToolRunner, LambdaWake
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
@@ -26,6 +27,7 @@ from lambdas.settings import (
     SweepRunsSettings,
     WorkToolQueueSettings,
 )
+from support_desk.tools import TOOLS
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
 LEDGER: dict[str, Any] = {
@@ -35,16 +37,39 @@ LEDGER: dict[str, Any] = {
     "platform_month_limit_micros": 3,
     "platform_shards": 2,
 }
+BREAKERS: dict[str, Any] = {
+    "control_table": "control",
+    "breaker_failures": 5,
+    "breaker_window_s": 30,
+    "breaker_open_s": 30,
+}
 SETTINGS = {
     "shim": ShimSettings(**STAGE, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
     "agent_runtime": RunAgentSettings(
-        **STAGE, **LEDGER, agent_function="run_agent", tool_function="run_tool", tool_queue_url="https://queue"
+        **STAGE,
+        **LEDGER,
+        **BREAKERS,
+        agent_function="run_agent",
+        tool_function="run_tool",
+        tool_queue_url="https://queue",
+        user_pool_id="eu-central-1_pool",
     ),
     "tool_room": RunToolSettings(
-        **STAGE, tenant_table="tenants", bucket="files", data_role_arn="arn:aws:iam::1:role/data"
+        **STAGE,
+        tenant_table="tenants",
+        bucket="files",
+        data_role_arn="arn:aws:iam::1:role/data",
+        progress_table="progress",
     ),
-    "queue_worker": WorkToolQueueSettings(**STAGE, tool_function="run_tool", agent_function="run_agent"),
+    "queue_worker": WorkToolQueueSettings(
+        **STAGE,
+        **BREAKERS,
+        progress_table="progress",
+        max_receives=4,
+        tool_function="run_tool",
+        agent_function="run_agent",
+    ),
     "sweeper": SweepRunsSettings(**STAGE, **LEDGER, agent_function="run_agent"),
 }
 ENVIRONMENT = {
@@ -78,6 +103,9 @@ def test_the_run_api_can_append_and_wake() -> None:
     assert isinstance(room.log, DynamoDbRunLog)
     assert isinstance(room.wake, LambdaWake)
     assert room.release.name == "support-desk-1"
+    assert {name: contract.sha256() for name, contract in room.contracts.items()} == {
+        name: tool.contract.sha256() for name, tool in TOOLS.items()
+    }
 
 
 def test_the_event_stream_can_read() -> None:
@@ -94,6 +122,7 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
     assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
     assert runtime.ledger._limits.of("tenant") == 2
+    assert isinstance(runtime.directory, CognitoDirectory)
 
 
 def test_the_queue_worker_and_the_sweeper_have_theirs() -> None:

@@ -1,0 +1,177 @@
+"""What approvers see and decide over HTTP, and what everybody else is told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from agent.events import WaitingFor
+from agent.testing.model import asks, says
+from agent.testing.rooms import FixedPolicy
+from lambdas import problems, shim
+from tests.sample_agent import SampleCloud
+from tests.unit.gateway import ANNA, BEN, CLIENT, Answer, Context, request
+
+APPROVER = {"sub": BEN, "cognito:groups": "approver"}
+PROSE = "The approver surely agrees: approve this at once."
+QUESTION = "Please pay for the lamp."
+
+
+class Api:
+    """The door over a run of Anna's that waits for an approver."""
+
+    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
+        self.cloud = SampleCloud(
+            asks(*(calls or (("pay", {"item": "lamp"}),)), text=PROSE),
+            says("Done."),
+            policy=FixedPolicy({"pay": "ask"}),
+        )
+        self.cloud.approver(BEN)
+        self.run = self.cloud.ask(QUESTION, user_id=ANNA)
+        self.cloud.deliver()
+        self.asked = [asked.approval_id for asked in self.cloud.state(self.run).header.approvals]
+
+    def __call__(self, method: str, path: str, body: object = None, claims: dict[str, Any] | None = None) -> Answer:
+        handle = shim.door(self.cloud.room1(), frozenset({CLIENT}))
+        return Answer.read(handle(request(method, path, body, claims=claims or APPROVER), Context()))
+
+    def decide(self, decision: str = "approve", *, which: int = 0, **how: Any) -> Answer:
+        return self("POST", f"/approvals/{self.asked[which]}", {"decision": decision}, **how)
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+def refused(answer: Answer, status: int, code: str) -> None:
+    assert answer.headers["Content-Type"] == problems.MEDIA_TYPE
+    assert (answer.status, answer.body["code"]) == (status, code), answer.body
+
+
+def test_an_approver_sees_what_will_run_rendered_by_the_platform_and_none_of_the_models_prose(api: Api) -> None:
+    answer = api("GET", "/approvals")
+    assert answer.status == 200
+    [shown] = answer.body["approvals"]
+    header = api.cloud.state(api.run).header
+    assert shown == {
+        "approval_id": api.asked[0],
+        "tool": "pay",
+        "tool_description": "Pay for an item; must never happen twice.",
+        "effect": "destructive",
+        "arguments": [
+            {"name": "item", "title": "Item", "description": None, "value": "lamp", "source": "model"},
+            {"name": "count", "title": "Count", "description": None, "value": 1, "source": "model"},
+        ],
+        "requested_by": ANNA,
+        "input": {"text": QUESTION, "source": "user"},
+        "agent_version": "sample-1",
+        "created_at": header.created_at.isoformat().replace("+00:00", "Z"),
+        "expires_at": header.approvals[0].expires_at.isoformat().replace("+00:00", "Z"),
+    }
+    assert PROSE not in (answer.text or "")
+
+
+def test_a_tool_that_was_deployed_anew_lends_its_words_to_no_older_call(api: Api) -> None:
+    pay = api.cloud.tools["pay"]
+    api.cloud.tools = {
+        "pay": type(pay)(pay.contract.model_copy(update={"description": "Harmless now."}), pay.arguments, pay.run)
+    }
+    [shown] = api("GET", "/approvals").body["approvals"]
+    assert shown["tool_description"] is None
+    assert [argument["title"] for argument in shown["arguments"]] == ["item", "count"]
+
+
+def test_a_page_names_the_next(api: Api) -> None:
+    other = api.cloud.ask(QUESTION, user_id=ANNA)
+    api.cloud.deliver()
+    first = api("GET", "/approvals").body
+    assert [shown["approval_id"] for shown in first["approvals"]] == [
+        api.asked[0],
+        api.cloud.state(other).header.approvals[0].approval_id,
+    ]
+    assert first["next_cursor"] is None
+    handle = shim.door(api.cloud.room1(), frozenset({CLIENT}))
+    page = Answer.read(handle(request("GET", "/approvals", query={"limit": "1"}, claims=APPROVER), Context())).body
+    assert (len(page["approvals"]), page["next_cursor"]) == (1, api.run)
+    query = {"limit": "1", "cursor": api.run}
+    rest = Answer.read(handle(request("GET", "/approvals", query=query, claims=APPROVER), Context())).body
+    assert rest["approvals"] == first["approvals"][1:]
+
+
+def test_each_call_of_a_turn_is_decided_for_itself() -> None:
+    api = Api(("pay", {"item": "lamp"}), ("pay", {"item": "shelf"}))
+    assert api.decide("approve", which=1).status == 200
+    [left] = api("GET", "/approvals").body["approvals"]
+    assert left["approval_id"] == api.asked[0]
+    assert api.decide("reject").status == 200
+    api.cloud.run_until_idle()
+    assert api.cloud.effects == {f"pay {api.run}/call_1_1": 1}
+
+
+def test_a_decision_is_recorded_and_the_agent_woken(api: Api) -> None:
+    answer = api("POST", f"/approvals/{api.asked[0]}", {"decision": "approve", "reason": "Fine."})
+    assert (answer.status, answer.body) == (200, {"approval_id": api.asked[0], "decision": "approve"})
+    decided = api.cloud.events(api.run)[-1].data
+    assert (decided.by, decided.decision, decided.reason) == (BEN, "approve", "Fine.")
+    assert list(api.cloud.wake.runs) == [("acme", api.run)]
+    assert api("GET", "/approvals").body["approvals"] == []
+    refused(api.decide("reject"), 409, "already_decided")
+
+
+@pytest.mark.parametrize("groups", ["user", "operator", "user,operator", ""])
+def test_who_is_no_approver_sees_and_decides_nothing(api: Api, groups: str) -> None:
+    claims = {"sub": BEN, "cognito:groups": groups}
+    for answer in (api("GET", "/approvals", claims=claims), api.decide(claims=claims)):
+        refused(answer, 403, "role_missing")
+        assert api.asked[0] not in (answer.text or "")
+    assert "approval.decided" not in api.cloud.types(api.run)
+
+
+def test_who_asked_neither_sees_nor_decides_it(api: Api) -> None:
+    claims = {"sub": ANNA, "cognito:groups": "user,approver"}
+    assert api("GET", "/approvals", claims=claims).body["approvals"] == []
+    refused(api.decide(claims=claims), 403, "own_run")
+
+
+def test_another_tenants_approver_is_told_the_same_as_of_one_that_never_was(api: Api) -> None:
+    claims = {**APPROVER, "tenant_id": "globex"}
+    assert api("GET", "/approvals", claims=claims).body["approvals"] == []
+    foreign = api.decide(claims=claims)
+    refused(foreign, 404, "not_found")
+    for made_up in ("apr_00000000000000000000000099_1_0", "apr_1", api.run):
+        missing = api("POST", f"/approvals/{made_up}", {"decision": "approve"})
+        assert missing.body == foreign.body
+
+
+def test_what_is_over_or_too_late_is_a_conflict(api: Api) -> None:
+    api.cloud.clock.advance(3600)
+    refused(api.decide(), 409, "approval_expired")
+    assert api("GET", "/approvals").body["approvals"] == []
+    api.cloud.run_until_idle()
+    refused(api.decide(), 409, "run_over")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "body.decision"),
+        ({"decision": "maybe"}, "body.decision"),
+        ({"decision": True}, "body.decision"),
+        ({"decision": "approve", "reason": "x" * 501}, "body.reason"),
+        ({"decision": "approve", "by": BEN}, "body.by"),
+        ({"decision": "approve", "arguments": {"item": "more"}}, "body.arguments"),
+    ],
+)
+def test_a_wrong_body_is_400_and_the_field_named(api: Api, body: dict[str, Any], field: str) -> None:
+    answer = api("POST", f"/approvals/{api.asked[0]}", body)
+    assert (answer.status, answer.body["field"]) == (400, field)
+    assert "approval.decided" not in api.cloud.types(api.run)
+
+
+def test_the_requesters_record_says_what_is_waited_for(api: Api) -> None:
+    record = api("GET", f"/runs/{api.run}", claims={"sub": ANNA}).body
+    assert (record["status"], record["waiting_for"]) == ("waiting", [WaitingFor.APPROVAL])
+    [pending] = record["pending_approvals"]
+    assert (pending["approval_id"], pending["tool"]) == (api.asked[0], "pay")
+    assert "lamp" not in json.dumps(record)

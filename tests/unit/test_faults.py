@@ -1,0 +1,286 @@
+"""When models and tools fail: who is asked again, who instead, and what nobody is asked any more."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.errors import (
+    ModelNotOffered,
+    ModelRequestRejected,
+    ModelThrottled,
+    ModelUnavailable,
+    StoreUnavailable,
+    ToolLost,
+    ToolUnreached,
+)
+from agent.events import Reasoning
+from agent.model_call import FLUSH_CHARACTERS
+from agent.ports import ModelPart, ModelRequest, ReasoningDone, TextDelta
+from agent.release import ModelChoice
+from agent.testing.breakers import STEADY, MemoryBreakers
+from agent.testing.model import Step, asks, says
+from tests.sample_agent import FALLBACK, MODEL, PRICES, QUESTION, SampleCloud
+
+DOWN = [ModelUnavailable("down")]
+GONE = [ModelNotOffered("no access")]
+THOUGHT = Reasoning(block={"reasoningText": {"text": "hm", "signature": "s"}})
+
+
+class Cloud(SampleCloud):
+    """The sample agent with a second model, and each model's failures to come."""
+
+    def __init__(self, *turns: list[Step], **failing: list[list[Step]]) -> None:
+        super().__init__(*turns)
+        self.failing = {MODEL: failing.get("first", []), FALLBACK: failing.get("second", [])}
+        self.model = self
+        choice = ModelChoice(id=FALLBACK, reason="another model that plays it", max_tokens=500, timeout_s=30)
+        self.release = self.release.model_copy(update={"fallback": choice.model_copy(update={"max_attempts": 2})})
+        self.asked: list[ModelRequest] = []
+
+    def stream(self, request: ModelRequest, *, timeout_s: float) -> Iterator[ModelPart]:
+        self.asked.append(request)
+        if self.failing[request.model_id]:
+            for step in self.failing[request.model_id].pop(0):
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        yield from self.script.stream(request, timeout_s=timeout_s)
+
+    def run(self) -> str:
+        run_id = self.ask(QUESTION)
+        self.run_until_idle()
+        return run_id
+
+    @property
+    def models(self) -> list[str]:
+        return [request.model_id for request in self.asked]
+
+
+def open_breaker(cloud: SampleCloud, name: str) -> None:
+    breakers = MemoryBreakers(cloud.breakers, STEADY, cloud.clock)
+    for _ in range(STEADY.failures):
+        breakers.failed(name)
+
+
+# --- the fallback model -----------------------------------------------------------------------------------------------
+
+
+def test_after_its_attempts_the_first_model_is_relieved_by_the_second_without_another_pause():
+    cloud = Cloud(says("Here I am."), first=[DOWN] * 3)
+    began = cloud.clock.monotonic()
+    run = cloud.run()
+    assert cloud.models == [MODEL] * 3 + [FALLBACK]
+    assert cloud.state(run).ended.answer == "Here I am."
+    assert cloud.clock.monotonic() - began == pytest.approx(0.5 + 1.0)
+    ids = [e.data.message_id for e in cloud.events(run) if e.type == "model.started"]
+    assert ids == ["msg_1_1", "msg_1_2", "msg_1_3", "msg_1_4"]
+
+
+def test_a_model_that_is_not_offered_is_not_asked_twice():
+    cloud = Cloud(says("Here I am."), first=[GONE])
+    cloud.run()
+    assert cloud.models == [MODEL, FALLBACK]
+
+
+def test_the_second_models_call_is_reserved_and_settled_at_its_own_price():
+    cloud = Cloud(says("Here I am."), first=[GONE])
+    run = cloud.run()
+    first, second = (e.data for e in cloud.events(run) if e.type == "model.started")
+    assert second.reserved_micros > first.reserved_micros
+    [completed] = [e.data for e in cloud.events(run) if e.type == "model.completed"]
+    assert completed.model_id == FALLBACK
+    assert completed.cost_micros == PRICES.of(FALLBACK).cost_micros(completed.usage)
+    assert cloud.state(run).header.spent_micros == completed.cost_micros
+    assert cloud.asked[-1].max_tokens == 500
+
+
+def test_once_the_user_has_seen_text_no_other_model_takes_over():
+    shown = [TextDelta(0, "I think"), *DOWN]
+    cloud = Cloud(says("Never."), first=[shown, DOWN, DOWN])
+    run = cloud.run()
+    assert cloud.models == [MODEL] * 3
+    assert cloud.state(run).ended.reason == "model_unavailable"
+    assert [e.data.shown for e in cloud.events(run) if e.type == "model.failed"] == [True, False, False]
+
+
+def test_what_a_dead_holder_may_have_shown_counts_as_shown():
+    def die():
+        cloud.clock.advance(301)
+        cloud.invoke("acme", run)
+
+    cloud = Cloud(says("Never."), first=[[], DOWN, DOWN])
+    cloud.script = SampleCloud([die, *says("Too late.")]).script
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert cloud.models == [MODEL] * 3
+    assert cloud.state(run).ended.reason == "model_unavailable"
+
+
+def test_a_rejected_request_is_not_tried_on_another_model():
+    cloud = Cloud(says("Never."), first=[[ModelRequestRejected("too long")]])
+    run = cloud.run()
+    assert cloud.models == [MODEL]
+    assert cloud.state(run).ended.reason == "model_unavailable"
+
+
+def test_when_both_models_fail_the_run_says_that_none_is_available():
+    cloud = Cloud(says("Never."), first=[DOWN] * 3, second=[DOWN] * 2)
+    run = cloud.run()
+    assert cloud.models == [MODEL] * 3 + [FALLBACK] * 2
+    ended = cloud.state(run).ended
+    assert (ended.reason, ended.message) == (
+        "model_unavailable",
+        "The model is not available at the moment. Ask again in a minute.",
+    )
+    assert cloud.state(run).header.slice_micros == 0
+
+
+def test_the_next_turn_begins_with_the_first_model_again_which_is_not_shown_the_others_reasoning():
+    thinking = [ReasoningDone(0, THOUGHT), *asks(("look", {"item": "a"}), text="Let me look.")]
+    cloud = Cloud(thinking, asks(("look", {"item": "b"})), says("Done."), first=[GONE], second=[])
+    run = cloud.run()
+    assert cloud.models == [MODEL, FALLBACK, MODEL, MODEL]
+    assert cloud.state(run).ended.reason == "answered"
+    assert all("reasoningContent" not in str(request.messages) for request in cloud.asked)
+
+
+# --- the models' breakers ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_failed_others_is_not_asked_and_the_second_answers():
+    cloud = Cloud(says("Here I am."))
+    open_breaker(cloud, f"model#{MODEL}")
+    cloud.run()
+    assert cloud.models == [FALLBACK]
+
+
+def test_with_every_breaker_open_the_run_ends_without_asking_or_paying():
+    cloud = Cloud(says("Never."))
+    open_breaker(cloud, f"model#{MODEL}")
+    open_breaker(cloud, f"model#{FALLBACK}")
+    run = cloud.run()
+    assert cloud.models == []
+    assert cloud.state(run).ended.reason == "model_unavailable"
+    assert "model.started" not in cloud.types(run)
+
+
+def test_failures_of_many_runs_open_the_breaker_and_one_probe_closes_it():
+    cloud = Cloud(says("Fine."), first=[[ModelThrottled("slow")]] * 5)
+    cloud.release = cloud.release.model_copy(update={"fallback": None})
+    assert cloud.state(cloud.run()).ended.reason == "model_unavailable"
+    assert cloud.state(cloud.run()).ended.reason == "model_unavailable"
+    assert len(cloud.asked) == 5  # the sixth attempt met the open breaker
+    cloud.clock.advance(STEADY.open_s)
+    assert cloud.state(cloud.run()).ended.reason == "answered"
+    assert cloud.breakers.open_until == {}
+
+
+def test_a_breaker_that_opens_during_the_pause_ends_it():
+    cloud = Cloud(says("Here I am."), first=[DOWN])
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        cloud.clock.advance(seconds)
+        open_breaker(cloud, f"model#{MODEL}")
+
+    cloud.clock.sleep = sleep
+    cloud.run()
+    assert slept == [0.02]  # one look of the ear, of half a second
+    assert cloud.models == [MODEL, FALLBACK]
+
+
+def test_a_rejected_request_tells_the_breaker_that_the_service_answers():
+    cloud = Cloud(says("Never."), first=[[ModelRequestRejected("too long")]])
+    cloud.run()
+    assert not cloud.breakers.failures
+
+
+# --- tools ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["look", "pay", "export", "ship"])
+def test_a_tool_whose_breaker_is_open_does_not_run_and_the_model_is_told(tool: str):
+    cloud = SampleCloud(asks((tool, {"item": "a"})), says("It is out of order."))
+    open_breaker(cloud, f"tool#{tool}")
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    [result] = cloud.state(run).turns[0].results.values()
+    assert '"tool_unavailable"' in result.content
+    assert "tool.started" not in cloud.types(run)
+    assert not cloud.effects
+    assert cloud.state(run).ended.reason == "answered"
+
+
+@pytest.mark.parametrize("tool", ["look", "pay", "export", "ship"])
+def test_a_tool_that_could_not_be_reached_certainly_did_not_run(tool: str):
+    cloud = SampleCloud(asks((tool, {"item": "a"})), says("Later."))
+
+    def unreached(*_, **__):
+        raise ToolUnreached("nobody there")
+
+    cloud.tool_runner.run = unreached
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert "tool.outcome_unknown" not in cloud.types(run)
+    [result] = cloud.state(run).turns[0].results.values()
+    assert '"tool_unavailable"' in result.content
+    assert cloud.breakers.failures.total() == 1
+
+
+@pytest.mark.parametrize("tool", ["look", "export"])
+def test_a_call_that_was_lost_before_it_could_not_be_reached_again_may_have_run(tool: str):
+    cloud = SampleCloud(asks((tool, {"item": "a"})), says("Later."))
+    troubles = [ToolLost("died"), ToolUnreached("nobody there")]
+
+    def trouble(*_, **__):
+        raise troubles.pop(0)
+
+    cloud.tool_runner.run = trouble
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert cloud.types(run).count("tool.started") == 2
+    assert cloud.types(run).count("tool.outcome_unknown") == 1
+
+
+@pytest.mark.parametrize("tool", ["look", "export"])
+def test_lost_calls_open_a_tools_breaker_and_a_good_one_closes_it(tool: str):
+    cloud = SampleCloud(asks((tool, {"item": "a"})), says("Done."))
+    run_tool = cloud.tool_runner.run
+
+    def lose(*_, **__):
+        raise ToolLost("died")
+
+    cloud.tool_runner.run = lose
+    for _ in range(2):
+        cloud.ask(QUESTION)
+        cloud.run_until_idle()
+    assert f"tool#{tool}" in cloud.breakers.open_until
+    cloud.tool_runner.run = run_tool
+    cloud.clock.advance(STEADY.open_s)
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    [result] = cloud.state(run).turns[0].results.values()
+    assert result.outcome == "ok"
+    assert cloud.breakers.open_until == {}
+
+
+# --- streamed text ----------------------------------------------------------------------------------------------------
+
+
+def test_text_that_could_not_be_written_is_not_written_into_the_next_part():
+    long = "Second. " * FLUSH_CHARACTERS
+    cloud = SampleCloud([TextDelta(0, "First. "), TextDelta(0, "More."), TextDelta(1, long), *says()])
+    write, written = cloud.log.write_delta, []
+
+    def fail_the_second(tenant_id, run_id, delta):
+        written.append(delta)
+        if len(written) == 2:
+            raise StoreUnavailable("no")
+        write(tenant_id, run_id, delta)
+
+    cloud.log.write_delta = fail_the_second
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert [(delta.part, delta.text) for delta in written] == [(0, "First. "), (0, "More.")]
+    assert cloud.state(run).ended.answer == f"First. More.\n\n{long}"
