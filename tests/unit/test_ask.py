@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from agent.admission import Room1
 from agent.events import Decision, EndReason, Verdict, WaitingFor
+from agent.testing.limits import MemoryLimitBook
 from agent.testing.run_log import MemoryRunLog
 from agent.watching import Room1Reader
 from lambdas import shim, stream_events
@@ -36,7 +37,7 @@ class Cloud:
         self.meanwhile: dict[int, Step] = {}
         clock = WrittenRun().clock
         clients = frozenset({CLIENT})
-        self._shim = shim.door(Room1(self.log, Bell(), clock, RELEASE), clients)
+        self._shim = shim.door(Room1(self.log, Bell(), clock, MemoryLimitBook(), RELEASE), clients)
         self._stream = stream_events.door(Room1Reader(self.log, clock, self._wait), clients)
         self._clock = clock
         self.out = io.StringIO()
@@ -85,14 +86,15 @@ class Cloud:
 
 def answered() -> list[Step]:
     def call(run: WrittenRun) -> None:
-        decision = run.decide(tool="export_orders", queued=True)
+        decision = run.decide(tool="export_orders", queued=True, shown=True)
         run.answer("Let me look.", calls=(decision,))
         run.queue(decision)
         run.wait()
 
     def work(run: WrittenRun) -> None:
-        decision = run.decide(tool="export_orders", queued=True)
+        decision = run.decide(tool="export_orders", queued=True, shown=True)
         run.start(decision, outside=True)
+        run.tell(decision, 0, "10 of 40 orders\x1b[2J")
         run.finish(decision, outside=True)
 
     return [
@@ -121,6 +123,7 @@ def test_it_shows_what_happens_as_it_happens_and_leaves_with_0() -> None:
         "· export_orders: queued",
         "· waiting for tool",
         "· export_orders: started",
+        "· export_orders: 10 of 40 orders\N{REPLACEMENT CHARACTER}[2J",
         "· export_orders: ok",
         "· running",
         "On its way.\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER} Bye.",
