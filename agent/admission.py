@@ -17,7 +17,7 @@ from agent import tracing
 from agent.errors import InputTooLarge, StoreUnavailable
 from agent.events import Event, RunCreated
 from agent.identity import Principal
-from agent.ports import Clock, NewRun, RunLog, Wake
+from agent.ports import Clock, LimitBook, NewRun, RunLog, Wake
 from agent.release import Release
 from agent.runlog import RunHeader
 from agent.tools import Contract, canonical_json
@@ -45,6 +45,7 @@ class Room1:
     log: RunLog
     wake: Wake
     clock: Clock
+    limits: LimitBook
     release: Release
     """The one that new runs are bound to."""
     contracts: Mapping[str, Contract] = field(default_factory=dict)
@@ -68,6 +69,8 @@ def admit(room: Room1, principal: Principal, question: Question, *, idempotency_
     Raises:
         InputTooLarge: the input has more than `MAX_INPUT_BYTES`.
         IdempotencyKeyReused: the key came with another question before.
+        TooManyRuns: the user or the tenant has as many runs in flight as allowed.
+        SessionBusy: an earlier run of the session is not over, and the release takes one at a time.
         LogContended: not written within the bounded retries; asking again with the same key is safe.
     """
     if len(question.input.encode()) > MAX_INPUT_BYTES:
@@ -97,7 +100,16 @@ def admit(room: Room1, principal: Principal, question: Question, *, idempotency_
     )
     body = canonical_json([question.input, question.session_id, question.metadata])
     digest = hashlib.sha256(body.encode()).hexdigest()
-    header = room.log.create(NewRun(event=event, idempotency_key=idempotency_key, body_sha256=digest))
+    limits = room.limits.of(principal.tenant_id, principal.user_id)
+    new = NewRun(
+        event=event,
+        idempotency_key=idempotency_key,
+        body_sha256=digest,
+        user_runs=limits.user_runs,
+        tenant_runs=limits.tenant_runs,
+        is_alone=room.release.session_conflict == "refuse",
+    )
+    header = room.log.create(new)
     if not header.is_over:
         wake(room, header)
     return header

@@ -117,6 +117,12 @@ class FeedbackStands(Conflict):
     code = "feedback_stands"
 
 
+class SessionBusy(Conflict):
+    """An earlier run of the session is not over, and the release takes one at a time."""
+
+    code = "session_busy"
+
+
 class CallNotDecided(CallerMistake):
     """A tool call was asked for that the log does not show as allowed, started and still open."""
 
@@ -133,6 +139,13 @@ class TryLater(KeepgateError):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyRuns(TryLater):
+    """The user, or the tenant, has as many runs in flight as allowed."""
+
+    code = "too_many_runs"
+    status = 429
 
 
 class LogContended(TryLater):

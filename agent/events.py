@@ -158,6 +158,8 @@ class RunCreated(Fact):
     """When the run ends whatever happens."""
     limit_micros: Micros
     """What this run may spend."""
+    tenant_shard: int = Field(default=0, ge=0)
+    """In which part of its tenant's set of runs in flight it stands until its end."""
     traceparent: str | None = None
 
 

@@ -29,6 +29,7 @@ from agent.ports import RunLog
 from agent.release import Release
 from agent.runlog import END, RunHeader, RunState, Turn, extend, step
 from agent.runtime import Runtime
+from agent.sessions import runs_ahead
 
 MAX_MOVES = 20
 """How often in a row the log may move under a holder before it gives up; the run is woken again."""
@@ -218,7 +219,7 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
         now = runtime.clock.now()
         if state is None or state.is_over or state.header.has_live_holder(now):
             return None
-        if _still_waits(state, now):
+        if _still_waits(runtime.log, state, now):
             _sleep_on(runtime, state)
             return None
         claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
@@ -231,11 +232,13 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
     raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")
 
 
-def _still_waits(state: RunState, now: datetime) -> bool:
+def _still_waits(log: RunLog, state: RunState, now: datetime) -> bool:
     """Whether a parked run has nothing to do yet; then waking it, however often, writes nothing."""
     header, turn = state.header, state.turn
-    if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at or turn is None:
+    if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at:
         return False
+    if turn is None:
+        return bool(runs_ahead(log, header))
     open_calls = (d.call_id for d in turn.completed.decisions if d.call_id not in turn.results)
     return not turn.is_settled and not any(_is_ripe(turn, call_id, now) for call_id in open_calls)
 

@@ -12,7 +12,7 @@ from agent import caps, sessions, tracing
 from agent.answer import conclusion
 from agent.budget import assumed_failure, price_of, settle_ended
 from agent.errors import LogMoved, RunFailed
-from agent.events import EndReason, Status
+from agent.events import EndReason, RunWaiting, Status, WaitingFor
 from agent.held_run import HeldRun, claim
 from agent.model_call import ask
 from agent.runlog import RunHeader
@@ -37,7 +37,9 @@ def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_unt
         work(run)
     if run.header.is_over:
         return settle(run)
-    if run.is_released:
+    # The run ahead may have ended just before this one parked, and woken it in vain.
+    may_go_on = WaitingFor.SESSION in run.header.waiting_for and not sessions.runs_ahead(runtime.log, run.header)
+    if run.is_released or may_go_on:
         runtime.wake.wake(tenant_id, run_id, traceparent=run.header.traceparent)
     return run.header
 
@@ -71,12 +73,20 @@ def take_step(run: HeldRun) -> None:
         play(run, turn)
         return
     if run.state.history is None and run.header.session_id:
+        if sessions.runs_ahead(run.runtime.log, run.header):
+            due_at = min(run.runtime.clock.now() + sessions.LOOK_AGAIN, run.header.deadline_at)
+            run.append(RunWaiting(waiting_for=(WaitingFor.SESSION,), due_at=due_at))
+            return
         run.note(sessions.load(run.runtime.log, run.header, max_bytes=run.release.caps.max_session_bytes))
     ask(run)
 
 
 def settle(run: HeldRun) -> RunHeader:
-    """After the end: settle the model call it interrupted, at what was used if that is still told, and return money."""
+    """After the end: settle the model call it interrupted, at what was used if that is still told, and return money.
+
+    The next run of the session is woken first: if that is not reached, the run stays due, and the sweeper does it all.
+    """
+    sessions.wake_next(run.runtime.log, run.runtime.wake, run.header)
     usage = run.interrupted() if run.interrupted else None
     lost = assumed_failure(run.state, "run_ended", epoch=run.epoch)
     if usage and lost:

@@ -3,13 +3,14 @@
 Every implementation of a port passes the port's suite in tests/contracts. Methods raise `agent.errors` only.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from agent.events import Delta, Event, Payload, Reasoning, Usage
 from agent.identity import Principal
+from agent.limits import DEFAULT_TENANT_RUNS, DEFAULT_USER_RUNS, LimitName, Limits, LimitScope
 from agent.runlog import RunHeader
 
 
@@ -38,6 +39,17 @@ class NewRun:
     idempotency_key: str | None
     body_sha256: str
     """Of the request's canonical body: the same key with another body is a conflict."""
+    user_runs: int = DEFAULT_USER_RUNS
+    """How many runs its user may have in flight, this one included."""
+    tenant_runs: int = DEFAULT_TENANT_RUNS
+    """And its tenant."""
+    is_alone: bool = False
+    """Whether it is refused while another run of its session is not over."""
+
+    def in_shard(self, shard: int) -> "NewRun":
+        """Return the same run in this part of its tenant's set of runs in flight."""
+        data = self.event.data.model_copy(update={"tenant_shard": shard})
+        return replace(self, event=self.event.model_copy(update={"data": data}))
 
 
 class RunLog(Protocol):
@@ -46,10 +58,14 @@ class RunLog(Protocol):
     def create(self, run: NewRun) -> RunHeader:
         """Write event 1, the header, the idempotency key and the session's entry in one transaction.
 
-        A repeated call with the same key and body returns the header of the run that exists.
+        In the same transaction the run joins the runs in flight of its user, its tenant and its session, which it
+        leaves in the one that ends it. A repeated call with the same key and body returns the header of the run that
+        exists, however many are in flight.
 
         Raises:
             IdempotencyKeyReused: the key exists with another body.
+            TooManyRuns: user or tenant have as many runs in flight as allowed; nothing is written.
+            SessionBusy: the run wants to be alone in its session and is not; nothing is written.
             LogContended: not written within the bounded retries.
         """
         ...
@@ -105,12 +121,65 @@ class RunLog(Protocol):
         """
         ...
 
+    def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
+        """Return the ids of a session's runs that are not over, oldest first."""
+        ...
+
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """Return runs whose `due_at` has passed (eventually consistent), from all shards, at most `limit`."""
         ...
 
     def postpone(self, header: RunHeader, due_at: datetime) -> bool:
         """Move `due_at` of an unchanged header; False where the run has moved on meanwhile."""
+        ...
+
+
+@dataclass(frozen=True)
+class WaitingJob:
+    """A queued call that has its slot and is to be sent."""
+
+    tenant_id: str
+    run_id: str
+    call_id: str
+    since: datetime
+    traceparent: str | None
+
+
+@dataclass(frozen=True)
+class JobLine:
+    """A tenant's line that somebody should look at: calls may wait in it though slots are free."""
+
+    tenant_id: str
+    due_at: datetime
+
+
+class JobLines(Protocol):
+    """Each tenant's queued calls, first come first served, and the slots that bound how many are in the queue at once.
+
+    A call gets in line with `tool.queued`, and leaves line and slot with its result or its run's end, in the run log's
+    own transactions: what waits here and what the logs say can't differ.
+    """
+
+    def take(self, tenant_id: str, *, slots: int, at: datetime) -> list[WaitingJob]:
+        """Give the free slots to those that wait longest, and return what is to be sent now.
+
+        A job that somebody took a while ago and never called `sent` for is returned again.
+
+        Raises:
+            StoreUnavailable: not done within the bounded retries.
+        """
+        ...
+
+    def sent(self, job: WaitingJob) -> None:
+        """Note that a job is in the queue. Its slot stays taken."""
+        ...
+
+    def due_lines(self, now: datetime, *, limit: int) -> list[JobLine]:
+        """Return lines that got longer a minute ago or more and were not looked after since (eventually consistent)."""
+        ...
+
+    def looked_after(self, line: JobLine, *, at: datetime) -> None:
+        """Let a line be due again in a minute where calls still wait in it, and else when one comes."""
         ...
 
 
@@ -161,6 +230,30 @@ class Ledger(Protocol):
 
     def balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
         """Return what user, tenant and platform have left."""
+        ...
+
+
+class LimitBook(Protocol):
+    """What users, tenants and the platform may use: a stage's defaults, and what operators have set instead."""
+
+    def of(self, tenant_id: str, user_id: str = "") -> Limits:
+        """Return what holds for a user of a tenant, at most 5 s old. Without a user: for the tenant as a whole.
+
+        Raises:
+            StoreUnavailable: not known (fail closed).
+        """
+        ...
+
+    def overrides(self, scope: LimitScope) -> Mapping[LimitName, int]:
+        """Return what operators have set for exactly this scope."""
+        ...
+
+    def change(self, scope: LimitScope, name: LimitName, value: int | None) -> None:
+        """Set a limit of this scope, or with None let the wider scope's hold again.
+
+        Raises:
+            InputInvalid: this scope has no such limit, or the value is out of bounds.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
+from agent.dispatch import Dispatcher
 from agent.errors import (
     CallNotDecided,
     JobPoisoned,
@@ -61,6 +62,7 @@ class QueueWorker:
     log: RunLog
     tool_runner: ToolRunner
     wake: Wake
+    dispatcher: Dispatcher
     breakers: Breakers
     notes: ProgressNotes
     tools: Mapping[str, Tool[Any]]
@@ -89,11 +91,18 @@ class QueuedCall:
 
 
 def work(worker: QueueWorker, job: ToolJob, *, until: datetime) -> Done:
-    """Bring a queued call to its result, append it and wake the run, before the time `until`.
+    """Bring a queued call to its result, append it, wake the run, and send the tenant's next, before the time `until`.
 
     Raises:
         TryLater: not now; let the job come again.
     """
+    done = _bring(worker, job, until)
+    # A job that comes again because this failed finds its call with a result, and gets here once more.
+    worker.dispatcher.send(job.tenant_id)
+    return done
+
+
+def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
     seen_lost = False
     for _ in range(MAX_MOVES):
         call = _open_call(worker, job)
@@ -124,6 +133,7 @@ def give_up(worker: QueueWorker, job: ToolJob) -> None:
     if call is None:
         return
     _settle(worker, job, unknown(call.decision, "lost") if call.started else tool_failed(call.decision))
+    worker.dispatcher.send(job.tenant_id)
     raise JobPoisoned("the job was delivered in vain too often")
 
 

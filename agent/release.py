@@ -7,7 +7,7 @@ ends with `release_unavailable`, it never slips to another one.
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,6 +62,8 @@ class Release(Part):
     prompt_file: str
     prompt: str = ""
     tools: tuple[str, ...]
+    session_conflict: Literal["wait", "refuse"] = "wait"
+    """What becomes of a run whose session has an earlier one that is not over."""
     caps: Caps
     sha256: str = ""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from agent.events import (
     ENDED,
@@ -51,7 +51,7 @@ from agent.events import (
     WaitingFor,
     WorkerLost,
 )
-from agent.identity import RunId, SessionId, TenantId, UserId
+from agent.identity import CallId, RunId, SessionId, TenantId, UserId
 from agent.tools import Effect
 
 END: dict[EndReason, tuple[Status, str]] = {
@@ -156,6 +156,9 @@ class RunHeader(Fact):
     feedback: Literal["up", "down"] | None = None
     approvals: tuple[ApprovalRequested, ...] = ()
     """Those that nobody has decided yet."""
+    tenant_shard: int = 0
+    jobs: dict[CallId, AwareDatetime] = Field(default_factory=dict)
+    """Queued calls without a result, and since when: each waits for a slot in the queue, or has one."""
 
     @property
     def is_over(self) -> bool:
@@ -191,10 +194,12 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
             deadline_at=data.deadline_at,
             limit_micros=data.limit_micros,
             traceparent=data.traceparent,
+            tenant_shard=data.tenant_shard,
         )
     if event.seq != header.next_seq:
         raise ValueError(f"event {event.seq} does not follow event {header.next_seq - 1}")
     changes = {"approvals": _pending(header.approvals, data), **_changes(header, event)}
+    changes["jobs"] = _jobs(header, event)
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
 
 
@@ -284,6 +289,18 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
             }
         case _:
             return _spending(header, event)
+
+
+def _jobs(header: RunHeader, event: Event) -> dict[CallId, datetime]:
+    match event.data:
+        case ToolQueued(call_id=call_id):
+            return {**header.jobs, call_id: event.at}
+        case ToolCompleted(call_id=call_id) | ToolOutcomeUnknown(call_id=call_id):
+            return {waiting: since for waiting, since in header.jobs.items() if waiting != call_id}
+        case RunEnded():
+            return {}
+        case _:
+            return header.jobs
 
 
 def _spending(header: RunHeader, event: Event) -> dict[str, object]:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.dispatch import Dispatcher
 from agent.hooks import Hooks
-from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolQueue, ToolRunner, Wake
+from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolRunner, Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -19,7 +20,7 @@ class Runtime:
     ledger: Ledger
     model: Model
     tool_runner: ToolRunner
-    tool_queue: ToolQueue
+    dispatcher: Dispatcher
     wake: Wake
     breakers: Breakers
     policy: Policy

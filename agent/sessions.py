@@ -2,13 +2,41 @@
 
 Only text is replayed, never tool turns. A run that ended without an answer is told as the sentence its user saw, so the
 conversation alternates and stays usable after a cancelled or failed run. Loaded once and fixed in the log.
+
+Runs of a session go one after another, in the order of their ids. A release says what becomes of a second one: refused
+at admission, or parked here until those ahead of it are over; whoever settles the end of a run wakes the next.
 """
 
+from datetime import timedelta
+
 from agent.events import RunCreated, RunEnded, SessionLoaded, SessionMessage
-from agent.ports import RunLog
+from agent.ports import RunLog, Wake
 from agent.runlog import RunHeader
 
 MAX_EARLIER_RUNS = 20
+
+LOOK_AGAIN = timedelta(seconds=60)
+"""After which the sweeper asks whether a parked run may go on, should the wake from the run ahead be lost."""
+
+
+def runs_ahead(log: RunLog, header: RunHeader) -> list[str]:
+    """Return the earlier runs of a run's session that are not over, oldest first."""
+    if header.session_id is None:
+        return []
+    open_runs = log.open_runs_of_session(header.tenant_id, header.user_id, header.session_id)
+    return [run_id for run_id in open_runs if run_id < header.run_id]
+
+
+def wake_next(log: RunLog, wake: Wake, ended: RunHeader) -> None:
+    """Wake the run of a session that may go on now that this one is over; harmless when repeated.
+
+    Raises:
+        StoreUnavailable: not asked; the sweeper will.
+    """
+    if ended.session_id is None:
+        return
+    for run_id in log.open_runs_of_session(ended.tenant_id, ended.user_id, ended.session_id)[:1]:
+        wake.wake(ended.tenant_id, run_id, traceparent=None)
 
 
 def load(log: RunLog, header: RunHeader, *, max_bytes: int) -> SessionLoaded:

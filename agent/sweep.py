@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from agent.budget import settle_ended
+from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
 from agent.events import WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports import Clock, Ledger, RunLog, Wake
 from agent.runlog import RunHeader
+from agent.sessions import wake_next
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Sweeper:
     log: RunLog
     ledger: Ledger
     wake: Wake
+    dispatcher: Dispatcher
     clock: Clock
 
     def sweep(self, *, limit: int) -> Counter[str]:
@@ -41,7 +44,18 @@ class Sweeper:
             except TryLater as trouble:
                 seen["failed"] += 1
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
-        return seen
+        return seen + self._move_lines(limit=limit)
+
+    def _move_lines(self, *, limit: int) -> Counter[str]:
+        """Send what waits in line though it has a slot, or could have one; count the jobs as `sent`."""
+        sent: Counter[str] = Counter()
+        for line in self.dispatcher.lines.due_lines(self.clock.now(), limit=limit):
+            try:
+                sent["sent"] += self.dispatcher.send(line.tenant_id)
+                self.dispatcher.lines.looked_after(line, at=self.clock.now())
+            except TryLater as trouble:
+                logger.warning("a line did not move", extra={"tenant_id": line.tenant_id, "error": trouble.code})
+        return +sent
 
     def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
         """Record that the invocation `owner` died on a run, and wake the run.
@@ -70,6 +84,7 @@ class Sweeper:
         if not self.log.postpone(header, now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)):
             return "moved_on"
         if header.is_over:
+            wake_next(self.log, self.wake, header)
             if state := read_state(self.log, header.tenant_id, header.run_id):
                 settle_ended(self.log, self.ledger, self.clock, state)
             return "settled"

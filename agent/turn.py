@@ -188,14 +188,11 @@ def _start(run: HeldRun, turn: Turn, inline: Sequence[Decision]) -> None:
 
 
 def _send(run: HeldRun) -> None:
-    """Send the queued calls, also those that a holder before this one wrote and perhaps did not send."""
-    header = run.header
-    for decision in _open_calls(run):
-        if decision.queued and decision.call_id not in run.sent:
-            run.runtime.tool_queue.send(
-                header.tenant_id, header.run_id, decision.call_id, traceparent=tracing.traceparent()
-            )
-            run.sent.add(decision.call_id)
+    """Have the queued calls sent, also those that a holder before this one wrote and perhaps did not get sent."""
+    waiting = {decision.call_id for decision in _open_calls(run) if decision.queued}
+    if waiting - run.sent:
+        run.runtime.dispatcher.send(run.header.tenant_id)
+        run.sent |= waiting
 
 
 def _run_batch(run: HeldRun, batch: Batch) -> None:

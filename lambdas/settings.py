@@ -40,6 +40,21 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitedSettings(Settings):
+    """What a function is told that keeps to limits: the stage's defaults, and where operators override them."""
+
+    control_table: str
+    user_day_limit_micros: int
+    tenant_month_limit_micros: int
+    platform_month_limit_micros: int
+    user_runs_limit: int
+    """Runs in flight."""
+    tenant_runs_limit: int
+    tenant_jobs_limit: int
+    """Jobs in the tool queue; further ones wait in the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BreakerSettings(Settings):
     """What the doors that call models and tools know of circuit breakers; see `agent.ports.BreakerRules`."""
 
@@ -50,7 +65,7 @@ class BreakerSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShimSettings(Settings):
+class ShimSettings(LimitedSettings):
     """Room 1, the run API."""
 
     runs_table: str
@@ -76,7 +91,7 @@ class StreamEventsSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunAgentSettings(BreakerSettings):
+class RunAgentSettings(LimitedSettings, BreakerSettings):
     """Room 2."""
 
     runs_table: str
@@ -87,9 +102,6 @@ class RunAgentSettings(BreakerSettings):
     tool_queue_url: str
     user_pool_id: str
     """Whose people are asked for their roles before an approved call starts."""
-    user_day_limit_micros: int
-    tenant_month_limit_micros: int
-    platform_month_limit_micros: int
     platform_shards: int
     """Over how many items the platform's budget is spread."""
 
@@ -107,10 +119,12 @@ class RunToolSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkToolQueueSettings(BreakerSettings):
+class WorkToolQueueSettings(LimitedSettings, BreakerSettings):
     """Room 3: jobs from the queue."""
 
     runs_table: str
+    tool_queue_url: str
+    """To send a tenant's next job when one is done."""
     progress_table: str
     max_receives: int
     """The delivery of a job that is its last."""
@@ -119,13 +133,11 @@ class WorkToolQueueSettings(BreakerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRunsSettings(Settings):
+class SweepRunsSettings(LimitedSettings):
     """Around the rooms: due runs, and the records of failed invocations."""
 
     runs_table: str
     ledger_table: str
     agent_function: str
-    user_day_limit_micros: int
-    tenant_month_limit_micros: int
-    platform_month_limit_micros: int
+    tool_queue_url: str
     platform_shards: int

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambdas.settings import (
     BreakerSettings,
+    LimitedSettings,
     RunAgentSettings,
     RunToolSettings,
     ShimSettings,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.functions import LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
+    from agent.aws.limits import DynamoDbLimitBook
     from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
+    from agent.dispatch import Dispatcher
     from agent.execution import ToolRoom
     from agent.queued_calls import QueueWorker
     from agent.release import Release
@@ -60,6 +63,7 @@ def shim(settings: ShimSettings) -> "Room1":
         log=_run_log(settings.runs_table),
         wake=_wake(settings.agent_function),
         clock=SystemClock(),
+        limits=_limits(settings),
         release=_release(settings.release),
         contracts=_contracts(),
     )
@@ -80,7 +84,6 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
     from agent.aws.bedrock import BedrockModel
     from agent.aws.clock import SystemClock
     from agent.aws.directory import CognitoDirectory
-    from agent.aws.tool_queue import SqsToolQueue
     from agent.policy import CedarPolicy
     from agent.pricing import Prices
     from agent.runtime import Runtime
@@ -91,7 +94,7 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
         ledger=_ledger(settings),
         model=BedrockModel(_bedrock),
         tool_runner=_tool_runner(settings.tool_function),
-        tool_queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
+        dispatcher=_dispatcher(settings),
         wake=_wake(settings.agent_function),
         breakers=_breakers(settings),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
@@ -136,6 +139,7 @@ def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
         log=_run_log(settings.runs_table),
         tool_runner=_tool_runner(settings.tool_function),
         wake=_wake(settings.agent_function),
+        dispatcher=_dispatcher(settings),
         breakers=_breakers(settings),
         notes=_notes(settings.progress_table),
         tools=TOOLS,
@@ -152,6 +156,7 @@ def sweeper(settings: SweepRunsSettings) -> "Sweeper":
         log=_run_log(settings.runs_table),
         ledger=_ledger(settings),
         wake=_wake(settings.agent_function),
+        dispatcher=_dispatcher(settings),
         clock=SystemClock(),
     )
 
@@ -164,14 +169,39 @@ def _run_log(table: str) -> "DynamoDbRunLog":
 
 def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
     from agent.aws.ledger import DynamoDbLedger
+
+    return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, _limits(settings), settings.platform_shards)
+
+
+@cache
+def _limits(settings: LimitedSettings) -> "DynamoDbLimitBook":
+    from agent.aws.clock import SystemClock
+    from agent.aws.limits import DynamoDbLimitBook
     from agent.limits import Limits
 
-    limits = Limits(
+    defaults = Limits(
         user_day_micros=settings.user_day_limit_micros,
         tenant_month_micros=settings.tenant_month_limit_micros,
         platform_month_micros=settings.platform_month_limit_micros,
+        user_runs=settings.user_runs_limit,
+        tenant_runs=settings.tenant_runs_limit,
+        tenant_jobs=settings.tenant_jobs_limit,
     )
-    return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, limits, settings.platform_shards)
+    return DynamoDbLimitBook(_client("dynamodb"), settings.control_table, defaults, clock=SystemClock())
+
+
+def _dispatcher(settings: RunAgentSettings | WorkToolQueueSettings | SweepRunsSettings) -> "Dispatcher":
+    from agent.aws.clock import SystemClock
+    from agent.aws.job_lines import DynamoDbJobLines
+    from agent.aws.tool_queue import SqsToolQueue
+    from agent.dispatch import Dispatcher
+
+    return Dispatcher(
+        lines=DynamoDbJobLines(_client("dynamodb"), settings.runs_table),
+        queue=SqsToolQueue(_client("sqs"), settings.tool_queue_url),
+        limits=_limits(settings),
+        clock=SystemClock(),
+    )
 
 
 def _notes(table: str) -> "DynamoDbProgressNotes":

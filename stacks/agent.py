@@ -105,7 +105,6 @@ class AgentStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
-                control_table=state.control.table_name,
                 breaker_failures=stage.breaker_failures,
                 breaker_window_s=stage.breaker_window_s,
                 breaker_open_s=stage.breaker_open_s,
@@ -113,16 +112,14 @@ class AgentStack(StageStack):
                 tool_function=stage.resource_name("run_tool"),
                 tool_queue_url=self.queue.queue_url,
                 user_pool_id=self._pool.user_pool_id,
-                user_day_limit_micros=stage.user_day_limit_micros,
-                tenant_month_limit_micros=stage.tenant_month_limit_micros,
-                platform_month_limit_micros=stage.platform_month_limit_micros,
+                **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
             ),
         )
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
+        self._may_move_lines(function)
         function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
-        function.may(["sqs:SendMessage"], [self.queue.queue_arn])
         function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
         for model_id in read_model_ids(stage.agent, stage.release):
             allow_model(function, model_id)
@@ -167,17 +164,19 @@ class AgentStack(StageStack):
                 service="work_tool_queue",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                tool_queue_url=self.queue.queue_url,
                 progress_table=state.progress.table_name,
                 max_receives=MAX_RECEIVES,
-                control_table=state.control.table_name,
                 breaker_failures=stage.breaker_failures,
                 breaker_window_s=stage.breaker_window_s,
                 breaker_open_s=stage.breaker_open_s,
                 tool_function=stage.resource_name("run_tool"),
                 agent_function=stage.resource_name("run_agent"),
+                **stage.limits(state.control.table_name),
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
+        self._may_move_lines(function)
         function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
         function.may_use(state.progress, ["Query"])
         jobs = sources.SqsEventSource(
@@ -208,9 +207,8 @@ class AgentStack(StageStack):
                 runs_table=state.runs.table_name,
                 ledger_table=state.ledger.table_name,
                 agent_function=stage.resource_name("run_agent"),
-                user_day_limit_micros=stage.user_day_limit_micros,
-                tenant_month_limit_micros=stage.tenant_month_limit_micros,
-                platform_month_limit_micros=stage.platform_month_limit_micros,
+                tool_queue_url=self.queue.queue_url,
+                **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
             ),
         )
@@ -220,7 +218,14 @@ class AgentStack(StageStack):
             indexes=["by_due"],
         )
         function.may_use(state.ledger, ["Query", "PutItem", "UpdateItem"])
+        self._may_move_lines(function)
         return function
+
+    def _may_move_lines(self, function: RoomFunction) -> None:
+        """Let it take slots in the tenants' lines of queued calls, by the limits, and send what has one."""
+        function.may_use(self._state.runs, ["UpdateItem", "DeleteItem"])
+        function.may_use(self._state.control, ["BatchGetItem"], leading_keys="LIMIT#*")
+        function.may(["sqs:SendMessage"], [self.queue.queue_arn])
 
     def _connect(self) -> None:
         """Say who may invoke whom, and refuse everybody else."""

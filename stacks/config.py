@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from lambdas.settings import LimitedSettings
+
 DOLLAR_MICROS = 1_000_000
 
 
@@ -59,6 +61,16 @@ class Stage:
     tenant_month_limit_micros: int
     platform_month_limit_micros: int
     platform_shards: int
+    user_runs_limit: int = 20
+    """Runs of one user in flight."""
+    tenant_runs_limit: int = 200
+    tenant_jobs_limit: int
+    """A tenant's jobs in the tool queue at once. At most `queue_concurrency`, so that the others' wait is short."""
+
+    def limits(self, control_table: str) -> Any:  # noqa: ANN401 - keywords of several kinds, for `LimitedSettings`
+        """Return the settings that every function has which keeps to limits."""
+        names = [f.name for f in fields(LimitedSettings) if "_limit" in f.name]
+        return {"control_table": control_table, **{name: getattr(self, name) for name in names}}
 
     def resource_name(self, part: str) -> str:
         """Return the physical name of a part, such as a function."""
@@ -94,6 +106,7 @@ DEV = Stage(
     tenant_month_limit_micros=20 * DOLLAR_MICROS,
     platform_month_limit_micros=50 * DOLLAR_MICROS,
     platform_shards=2,
+    tenant_jobs_limit=2,
 )
 
 PROD = Stage(
@@ -116,6 +129,7 @@ PROD = Stage(
     tenant_month_limit_micros=500 * DOLLAR_MICROS,
     platform_month_limit_micros=5_000 * DOLLAR_MICROS,
     platform_shards=16,
+    tenant_jobs_limit=10,
 )
 
 LOCAL = Stage(
@@ -140,6 +154,9 @@ LOCAL = Stage(
     tenant_month_limit_micros=50 * DOLLAR_MICROS,
     platform_month_limit_micros=500 * DOLLAR_MICROS,
     platform_shards=4,
+    user_runs_limit=200,
+    tenant_runs_limit=500,
+    tenant_jobs_limit=2,
 )
 
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in (DEV, PROD, LOCAL)}

@@ -52,13 +52,15 @@ class EdgeStack(StageStack):
                 agent_function=stage.resource_name("run_agent"),
                 release=stage.release,
                 client_ids=client_id,
+                **stage.limits(state.control.table_name),
             ),
         )
         self.shim.may_use(
             state.runs,
-            ["GetItem", "BatchGetItem", "Query", "PutItem"],
+            ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"],
             indexes=["by_user", "by_approval"],
         )
+        self.shim.may_use(state.control, ["BatchGetItem"], leading_keys="LIMIT#*")
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 
         self.stream_events = RoomFunction(

@@ -2,7 +2,8 @@
 
 A grant is one transaction: it lowers `remaining` of the user, the tenant and one shard of the platform, each on the
 condition that enough is there, and puts the grant's own item. So money is either taken everywhere, with a record of
-where, or nowhere; and asking again finds the record. An account comes into being with its limit at its first use.
+where, or nowhere; and asking again finds the record. An account comes into being with its limit at its first use; where
+the limit is another by now, the difference is given or taken first, so `remaining` may be below zero for a while.
 
 The surprise: giving back puts a closing item where the run's next grant would stand. It makes giving back idempotent,
 and a holder that died and comes back late can't take money nobody would return.
@@ -20,7 +21,7 @@ from ulid import ULID
 from agent.aws.dynamodb import Backoff, Item, batch_get, store_errors, transact
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.limits import POOLS, Limits, Pool, period
-from agent.ports import Balance, Grant, Scope
+from agent.ports import Balance, Grant, LimitBook, Scope
 from agent.runlog import RunHeader
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class DynamoDbLedger:
         self,
         client: "DynamoDBClient",
         table: str,
-        limits: Limits,
+        limits: LimitBook,
         shards: int,
         *,
         backoff: Backoff | None = None,
@@ -77,8 +78,9 @@ class DynamoDbLedger:
         """See `ports.Ledger`. One call where there is money enough."""
         amount = grant.want_micros
         shard = self._pick(self._shards)
+        limits = self._limits.of(grant.tenant_id, grant.user_id)
         for _ in range(MAX_DECISIONS):
-            accounts = self._accounts(grant.tenant_id, grant.user_id, at, shard)
+            accounts = self._accounts(grant.tenant_id, grant.user_id, limits, at, shard)
             short = [pool for pool, account in zip(POOLS, accounts, strict=True) if account.limit_micros < amount]
             if not short:
                 refused = self._commit(
@@ -88,15 +90,43 @@ class DynamoDbLedger:
                     return int(refused[GRANT]["amount"]["N"])
                 if not refused:
                     return amount
+                if self._adjust([(accounts[n], refused[n]) for n, _ in enumerate(POOLS) if n in refused]):
+                    continue
                 short = [pool for n, pool in enumerate(POOLS) if n in refused]
             if short == ["platform"]:
-                shard, left = self._fullest_shard(at)
+                shard, left = self._fullest_shard(limits, at)
                 if left >= amount:
                     continue
             if amount == grant.need_micros:
                 return short[0]
             amount = grant.need_micros
         raise StoreUnavailable(f"a grant was not decided in {MAX_DECISIONS} attempts")
+
+    def _adjust(self, refused: Sequence[tuple[_Account, Item]]) -> bool:
+        """Give or take what limits have changed by since these accounts were made; False where none has."""
+        changed = [(a, row) for a, row in refused if "limit" in row and int(row["limit"]["N"]) != a.limit_micros]
+        for account, row in changed:
+            was = int(row["limit"]["N"])
+            with store_errors():
+                try:
+                    self._client.update_item(
+                        TableName=self._table,
+                        Key=account.key,
+                        UpdateExpression="SET remaining = remaining + :more, #limit = :limit",
+                        ConditionExpression="#limit = :was",  # so that the difference is given once
+                        ExpressionAttributeNames={"#limit": "limit"},
+                        ExpressionAttributeValues={
+                            ":more": {"N": str(account.limit_micros - was)},
+                            ":limit": {"N": str(account.limit_micros)},
+                            ":was": {"N": str(was)},
+                        },
+                    )
+                except (
+                    self._client.exceptions.ConditionalCheckFailedException,
+                    self._client.exceptions.TransactionConflictException,
+                ):
+                    continue  # somebody else is at it; the next decision sees what came of it
+        return bool(changed)
 
     def give_back(self, header: RunHeader, *, at: datetime) -> None:
         """See `ports.Ledger`. What a dead holder took and never recorded in the log flows back, too."""
@@ -119,36 +149,39 @@ class DynamoDbLedger:
 
     def balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
         """See `ports.Ledger`."""
-        user, tenant, _ = self._accounts(tenant_id, user_id, at, 0)
-        left = self._remaining([user, tenant, *self._platform(at)])
-        platform = sum(left[account.pk] for account in self._platform(at))
+        limits = self._limits.of(tenant_id, user_id)
+        user, tenant, _ = self._accounts(tenant_id, user_id, limits, at, 0)
+        shards = self._platform(limits, at)
+        left = self._remaining([user, tenant, *shards])
+        platform = sum(left[account.pk] for account in shards)
         return {
-            "user": Balance(user.limit_micros, left[user.pk]),
-            "tenant": Balance(tenant.limit_micros, left[tenant.pk]),
-            "platform": Balance(self._limits.of("platform"), platform),
+            "user": Balance(user.limit_micros, max(0, left[user.pk])),
+            "tenant": Balance(tenant.limit_micros, max(0, left[tenant.pk])),
+            "platform": Balance(limits.platform_month_micros, max(0, platform)),
         }
 
-    def _accounts(self, tenant_id: str, user_id: str, at: datetime, shard: int) -> tuple[_Account, ...]:
+    def _accounts(self, tenant_id: str, user_id: str, limits: Limits, at: datetime, shard: int) -> tuple[_Account, ...]:
         """Return the accounts a grant takes from, in the order of `POOLS`."""
 
         def account(pool: Pool, pk: str) -> _Account:
-            return _Account(pk, period(pool, at), self._limits.of(pool))
+            return _Account(pk, period(pool, at), limits.of(pool))
 
         user, tenant = f"B#user#{tenant_id}#{user_id}", f"B#tenant#{tenant_id}"
-        return account("user", user), account("tenant", tenant), self._platform(at)[shard]
+        return account("user", user), account("tenant", tenant), self._platform(limits, at)[shard]
 
-    def _platform(self, at: datetime) -> list[_Account]:
-        share, rest = divmod(self._limits.of("platform"), self._shards)
+    def _platform(self, limits: Limits, at: datetime) -> list[_Account]:
+        share, rest = divmod(limits.platform_month_micros, self._shards)
         month = period("platform", at)
         return [_Account(f"B#platform#{n}", month, share + (n < rest)) for n in range(self._shards)]
 
     def _remaining(self, accounts: Sequence[_Account]) -> dict[str, int]:
-        """Return what is left by partition key; an account never used has its limit."""
+        """Return what is left by partition key, as today's limits have it; an account never used has its limit."""
         rows = batch_get(self._client, self._table, [a.key for a in accounts], backoff=self._backoff)
-        return {a.pk: a.limit_micros for a in accounts} | {r["pk"]["S"]: int(r["remaining"]["N"]) for r in rows}
+        spent = {row["pk"]["S"]: int(row["limit"]["N"]) - int(row["remaining"]["N"]) for row in rows}
+        return {account.pk: account.limit_micros - spent.get(account.pk, 0) for account in accounts}
 
-    def _fullest_shard(self, at: datetime) -> tuple[int, int]:
-        accounts = self._platform(at)
+    def _fullest_shard(self, limits: Limits, at: datetime) -> tuple[int, int]:
+        accounts = self._platform(limits, at)
         left = self._remaining(accounts)
         amounts = [left[account.pk] for account in accounts]
         best = max(amounts)
@@ -164,13 +197,14 @@ class DynamoDbLedger:
                 "Key": account.key,
                 "UpdateExpression": "SET remaining = if_not_exists(remaining, :limit) - :amount, "
                 "#limit = if_not_exists(#limit, :limit), expires_at = if_not_exists(expires_at, :expires)",
-                "ConditionExpression": "attribute_not_exists(remaining) OR remaining >= :amount",
+                "ConditionExpression": "attribute_not_exists(remaining) OR (remaining >= :amount AND #limit = :limit)",
                 "ExpressionAttributeNames": {"#limit": "limit"},
                 "ExpressionAttributeValues": {
                     ":limit": {"N": str(account.limit_micros)},
                     ":amount": {"N": str(amount)},
                     ":expires": _epoch(at + ACCOUNT_LIFE),
                 },
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }
 

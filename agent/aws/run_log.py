@@ -6,6 +6,7 @@ create and a header, and no more than one a megabyte for reading events.
 """
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count, takewhile
@@ -13,11 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
+from agent.aws import job_lines, run_sets
 from agent.aws import run_log_items as items
 from agent.aws.clock import SystemClock
 from agent.aws.dynamodb import Backoff, Item, batch_get, store_errors, transact
-from agent.errors import IdempotencyKeyReused, LogContended, LogMoved, StoreUnavailable
+from agent.errors import (
+    IdempotencyKeyReused,
+    LogContended,
+    LogMoved,
+    SessionBusy,
+    StoreUnavailable,
+    TooManyRuns,
+)
 from agent.events import Delta, Event, Payload, at_utc
+from agent.in_flight import patience_s
 from agent.ports import Clock, NewRun
 from agent.runlog import RunHeader, advance, extend
 
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IS_NEW = "attribute_not_exists(pk)"
+MAX_PLACES = 6
+"""How often a new run looks for another part of its tenant's set because others were faster."""
 
 
 class DynamoDbRunLog:
@@ -40,32 +52,80 @@ class DynamoDbRunLog:
         clock: Clock | None = None,
         backoff: Backoff | None = None,
         new_nonce: Callable[[], str] = lambda: str(ULID()),
+        pick: Callable[[int], int] = random.randrange,
     ) -> None:
         self._client = client
         self._table = table
         self._clock = clock or SystemClock()
         self._backoff = backoff or Backoff()
         self._new_nonce = new_nonce
+        self._pick = pick
 
     def create(self, run: NewRun) -> RunHeader:
         """See `ports.RunLog`."""
-        header = advance(None, run.event)
-        writes = [self._put(items.event_item(run.event), IS_NEW, tell=True), self._put(items.header_item(header))]
+        parts = [n for n in range(run_sets.SHARDS) if run_sets.share(run.tenant_runs, n)] or [0]
+        for _ in range(MAX_PLACES):
+            shard = parts[self._pick(len(parts))]
+            header, writes = self._creation(run.in_shard(shard))
+            done = self._commit(list(writes.values()), token=f"{run.event.nonce}-{shard}")
+            refused = {name: done[n] for n, name in enumerate(writes) if n in done}
+            if not refused or refused.get("event", {}).get("nonce") == {"S": run.event.nonce}:
+                return header
+            if refused.get("key"):
+                return self._created_before(run, refused["key"])
+            if "event" in refused:
+                raise LogMoved(f"{run.event.run_id} exists")
+            if "session" in refused:
+                raise SessionBusy("an earlier run of this session is not over; wait for it or cancel it")
+            if "user" in refused:
+                raise _too_many("you have", run_sets.members(refused["user"]), run)
+            parts = self._parts_with_room(header.tenant_id, run)
+        raise LogContended(f"no place among the tenant's runs in {MAX_PLACES} attempts")
+
+    def _creation(self, run: NewRun) -> tuple[RunHeader, dict[str, dict[str, Any]]]:
+        """Return the new run's header and the writes of its transaction, each by what its refusal means."""
+        header, event = advance(None, run.event), run.event
+        tenant, user, run_id = header.tenant_id, header.user_id, header.run_id
+
+        def join(key: run_sets.Key, most: int | None) -> dict[str, Any]:
+            return run_sets.join(self._table, key, run_id, most=most, at=event.at)
+
+        writes = {
+            "event": self._put(items.event_item(event), IS_NEW, tell=True),
+            "header": self._put(items.header_item(header)),
+            "user": join(run_sets.user_set(tenant, user), run.user_runs),
+            "tenant": join(
+                run_sets.tenant_set(tenant, header.tenant_shard),
+                run_sets.share(run.tenant_runs, header.tenant_shard),
+            ),
+        }
         if header.session_id is not None:
-            writes.append(self._put(items.session_item(header, header.session_id)))
+            writes["entry"] = self._put(items.session_item(header, header.session_id))
+            writes["session"] = join(run_sets.session_set(tenant, user, header.session_id), 1 if run.is_alone else None)
         if run.idempotency_key is not None:
             # DynamoDB deletes what has expired when it likes; until then an expired key must count as absent.
-            key = self._put(items.idempotency_item(run, header.user_id), f"{IS_NEW} OR expires_at <= :now", tell=True)
-            key["Put"]["ExpressionAttributeValues"] = {":now": {"N": str(int(run.event.at.timestamp()))}}
-            writes.append(key)
-        refused = self._commit(writes, token=run.event.nonce)
-        if not refused or refused.get(0, {}).get("nonce") == {"S": run.event.nonce}:
-            return header
-        return self._created_before(run, refused.get(len(writes) - 1))
+            key = self._put(items.idempotency_item(run, user), f"{IS_NEW} OR expires_at <= :now", tell=True)
+            key["Put"]["ExpressionAttributeValues"] = {":now": {"N": str(int(event.at.timestamp()))}}
+            writes["key"] = key
+        return header, writes
 
-    def _created_before(self, run: NewRun, key: Item | None) -> RunHeader:
-        if run.idempotency_key is None or not key:
-            raise LogMoved(f"{run.event.run_id} exists")
+    def _parts_with_room(self, tenant_id: str, run: NewRun) -> list[int]:
+        """Return the parts of a tenant's set that the run could stand in.
+
+        Raises:
+            TooManyRuns: there is none.
+        """
+        keys = [run_sets.tenant_set(tenant_id, n) for n in range(run_sets.SHARDS)]
+        rows = batch_get(self._client, self._table, keys, backoff=self._backoff)
+        sets = {row["pk"]["S"]: run_sets.members(row) for row in rows}
+        parts = [
+            n for n, key in enumerate(keys) if len(sets.get(key["pk"]["S"], [])) < run_sets.share(run.tenant_runs, n)
+        ]
+        if not parts:
+            raise _too_many("your organisation has", [run_id for part in sets.values() for run_id in part], run)
+        return parts
+
+    def _created_before(self, run: NewRun, key: Item) -> RunHeader:
         if key["body_sha256"]["S"] != run.body_sha256:
             raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new key")
         header = self.header(run.event.tenant_id, key["run_id"]["S"])
@@ -103,6 +163,9 @@ class DynamoDbRunLog:
             {} if outside else {":epoch": {"N": str(header.epoch)}}
         )
         writes = [self._put(first, tell=True), *map(self._put, rest), unmoved]
+        writes += job_lines.moves(self._table, header, after)
+        if after.is_over and not header.is_over:
+            writes += run_sets.leave_all(self._table, after)
         refused = self._commit(writes, token=nonce)
         # Our own event under our own condition: an earlier attempt was committed and its reply lost.
         if refused and refused.get(0, {}).get("nonce") != {"S": nonce}:
@@ -167,6 +230,16 @@ class DynamoDbRunLog:
         waiting = [header for header in self._headers([row["pk"]["S"] for row in rows[:limit]]) if header.approvals]
         more = rows[limit - 1]["run_id"]["S"] if len(rows) > limit else None
         return sorted(waiting, key=lambda header: header.run_id), more
+
+    def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
+        """See `ports.RunLog`."""
+        with store_errors():
+            answer = self._client.get_item(
+                TableName=self._table,
+                Key=run_sets.session_set(tenant_id, user_id, session_id),
+                ConsistentRead=True,
+            )
+        return run_sets.members(answer.get("Item", {}))
 
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """See `ports.RunLog`. Seventeen calls: each shard of the index, and the headers."""
@@ -244,3 +317,8 @@ class DynamoDbRunLog:
         """Return the headers of these runs, in no order; a run that is gone meanwhile is left out."""
         keys = [{"pk": {"S": partition}, "sk": {"S": items.HEADER_KEY}} for partition in partitions]
         return [items.to_header(item) for item in batch_get(self._client, self._table, keys, backoff=self._backoff)]
+
+
+def _too_many(who: str, run_ids: list[str], run: NewRun) -> TooManyRuns:
+    sentence = f"{who} {len(run_ids)} runs in flight, as many as allowed; ask again when one has ended"
+    return TooManyRuns(sentence, retry_after_s=patience_s(run_ids, run.event.at))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from agent.admission import Question, Room1, admit
 from agent.approving import decide
+from agent.dispatch import Dispatcher
 from agent.errors import LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
 from agent.events import ApprovalDecided, Event
 from agent.execution import ToolJob, ToolRoom
@@ -21,7 +22,7 @@ from agent.identity import Principal, Role
 from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
-from agent.ports import Ledger, Model, Policy, RunLog
+from agent.ports import JobLines, Ledger, Model, Policy, RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
@@ -32,7 +33,9 @@ from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.directory import MemoryDirectory
-from agent.testing.ledger import AMPLE, MemoryLedger
+from agent.testing.job_lines import MemoryJobLines
+from agent.testing.ledger import MemoryLedger
+from agent.testing.limits import AMPLE, MemoryLimitBook
 from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
@@ -59,15 +62,19 @@ class MemoryCloud:
         strike: Strike | None = None,
         data: MemoryTable | None = None,
         log: RunLog | None = None,
+        lines: JobLines | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self.release = release
         self.model = model
         self.strike = strike or Strike()
         self.clock = FakeClock()
-        self.log: RunLog = log or MemoryRunLog()
-        self.ledger: Ledger = ledger or MemoryLedger(limits)
+        memory = MemoryRunLog()
+        self.log: RunLog = log or memory
+        self.limits = MemoryLimitBook(limits)
+        self.ledger: Ledger = ledger or MemoryLedger(self.limits)
         self.queue = MemoryToolQueue()
+        self.lines: JobLines = lines or MemoryJobLines(memory)
         self.wake = MemoryWake()
         self.notes = MemoryProgressNotes()
         self.directory = MemoryDirectory()
@@ -94,6 +101,7 @@ class MemoryCloud:
             log=self.log,
             wake=self.wake,
             clock=self.clock,
+            limits=self.limits,
             release=self.release,
             new_run_id=lambda _: f"run_{next(self._ids):026d}",
         )
@@ -129,6 +137,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             wake=process.wrap(self.wake, StoreUnavailable),
             clock=self.clock,
+            limits=self.limits,
             release=self.release,
             contracts={name: tool.contract for name, tool in self.tools.items()},
         )
@@ -141,7 +150,7 @@ class MemoryCloud:
             ledger=process.wrap(self.ledger, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
-            tool_queue=process.wrap(self.queue, StoreUnavailable),
+            dispatcher=self.dispatcher(process),
             wake=process.wrap(self.wake, StoreUnavailable),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
             policy=self.policy,
@@ -204,6 +213,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             wake=process.wrap(self.wake, StoreUnavailable),
+            dispatcher=self.dispatcher(process),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
             notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
@@ -233,12 +243,23 @@ class MemoryCloud:
         """Return the kinds of a run's events, in order."""
         return [event.type for event in self.events(run_id)]
 
+    def dispatcher(self, process: Process | None = None) -> Dispatcher:
+        """Return what moves the tenants' lines of queued calls."""
+        process = process or Process(self.strike)
+        return Dispatcher(
+            lines=process.wrap(self.lines, StoreUnavailable),
+            queue=process.wrap(self.queue, StoreUnavailable),
+            limits=self.limits,
+            clock=self.clock,
+        )
+
     def _survive(self, act: Callable[[Sweeper], object]) -> None:
         process = Process(self.strike)
         sweeper = Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
+            dispatcher=self.dispatcher(process),
             clock=self.clock,
         )
         with suppress(Killed, TryLater):

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from agent.dispatch import Dispatcher
 from agent.events import (
     Decision,
     Event,
@@ -19,7 +20,10 @@ from agent.execution import ToolRoom
 from agent.identity import Principal, Role
 from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
+from agent.testing.job_lines import MemoryJobLines
+from agent.testing.limits import MemoryLimitBook
 from agent.testing.progress import MemoryProgressNotes
+from agent.testing.rooms import MemoryToolQueue
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
 from agent.tools import Tool, by_name, sha256_of
@@ -34,7 +38,8 @@ class DecidedRun:
     def __init__(self, tool: Tool[Any], *, log: RunLog | None = None, run_id: str = RUN) -> None:
         self.run_id = run_id
         self.tool = tool
-        self.log: RunLog = log or MemoryRunLog()
+        self._memory = MemoryRunLog()
+        self.log: RunLog = log or self._memory
         self.table = MemoryTable()
         self.clock = FakeClock()
         self.notes = MemoryProgressNotes()
@@ -91,6 +96,10 @@ class DecidedRun:
         """Append that the call goes through the queue."""
         due_at = self.clock.now() + timedelta(seconds=wait_s)
         self.append(ToolQueued(call_id=call_id, tool=self.tool.contract.name, due_at=due_at))
+
+    def dispatcher(self) -> Dispatcher:
+        """Return what sends the run's queued calls, into a queue of its own, where the log is in memory."""
+        return Dispatcher(MemoryJobLines(self._memory), MemoryToolQueue(), MemoryLimitBook(), self.clock)
 
     def payloads(self) -> list[Payload]:
         """Return what the log says after the model's answer."""

@@ -1,12 +1,14 @@
 """The ledger in memory: the twin of `agent.aws.ledger.DynamoDbLedger`, held to the same contract suite."""
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
-from agent.limits import POOLS, Limits, Pool, period
-from agent.ports import Balance, Grant, Scope
+from agent.limits import POOLS, Pool, period
+from agent.ports import Balance, Grant, LimitBook, Scope
 from agent.runlog import RunHeader
+from agent.testing.limits import MemoryLimitBook
 
 Account = tuple[Pool, str, str]
 """Pool, whose, and the period."""
@@ -18,17 +20,13 @@ class _Taken:
     accounts: tuple[Account, ...]
 
 
-AMPLE = Limits(10**12, 10**12, 10**12)
-"""A million dollars each, for tests about something else."""
-
-
 class MemoryLedger:
     """`ports.Ledger` for tests: one lock in the place of transactions."""
 
-    def __init__(self, limits: Limits = AMPLE) -> None:
-        self.limits = limits
+    def __init__(self, limits: LimitBook | None = None) -> None:
+        self._limits = limits or MemoryLimitBook()
         self._lock = threading.Lock()
-        self._remaining: dict[Account, int] = {}
+        self._spent: Counter[Account] = Counter()
         self._grants: dict[tuple[str, str], list[_Taken]] = {}
         self._closed: set[tuple[str, str]] = set()
 
@@ -43,13 +41,14 @@ class MemoryLedger:
             if grant.number != len(taken) + 1:
                 raise ValueError(f"grant {grant.number} before grant {len(taken) + 1}")
             accounts = _accounts(grant.tenant_id, grant.user_id, at)
-            remaining = [self._remaining.setdefault(a, self.limits.of(a[0])) for a in accounts]
+            limits = self._limits.of(grant.tenant_id, grant.user_id)
+            remaining = [limits.of(account[0]) - self._spent[account] for account in accounts]
             amount = grant.want_micros if min(remaining) >= grant.want_micros else grant.need_micros
             for account, left in zip(accounts, remaining, strict=True):
                 if left < amount:
                     return account[0]
             for account in accounts:
-                self._remaining[account] -= amount
+                self._spent[account] += amount
             taken.append(_Taken(amount, accounts))
             return amount
 
@@ -67,15 +66,14 @@ class MemoryLedger:
                 back = max(0, min(left, grant.amount_micros))
                 left -= back
                 for account in grant.accounts:
-                    self._remaining[account] += back
+                    self._spent[account] -= back
 
     def balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
         """See `ports.Ledger`."""
+        limits = self._limits.of(tenant_id, user_id)
         with self._lock:
             return {
-                account[0]: Balance(
-                    self.limits.of(account[0]), self._remaining.get(account, self.limits.of(account[0]))
-                )
+                account[0]: Balance(limits.of(account[0]), max(0, limits.of(account[0]) - self._spent[account]))
                 for account in _accounts(tenant_id, user_id, at)
             }
 

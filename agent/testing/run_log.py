@@ -5,8 +5,9 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from agent.errors import IdempotencyKeyReused, LogMoved
+from agent.errors import IdempotencyKeyReused, LogMoved, SessionBusy, TooManyRuns
 from agent.events import Delta, Event, Payload
+from agent.in_flight import patience_s
 from agent.ports import NewRun
 from agent.runlog import RunHeader, advance, extend
 
@@ -37,12 +38,25 @@ class MemoryRunLog:
                     if digest != run.body_sha256:
                         raise IdempotencyKeyReused("this Idempotency-Key came with another body before; use a new key")
                     return self._headers[tenant, run_id]
-                self._keys[key] = (header.run_id, run.body_sha256, run.event.at + KEY_LIFE)
             if (tenant, header.run_id) in self._headers:
                 raise LogMoved(f"{header.run_id} exists")
+            self._require_room(run, header)
+            if run.idempotency_key is not None:
+                self._keys[key] = (header.run_id, run.body_sha256, run.event.at + KEY_LIFE)
             self._headers[tenant, header.run_id] = header
             self._events[tenant, header.run_id] = [run.event]
             return header
+
+    def _require_room(self, run: NewRun, header: RunHeader) -> None:
+        in_flight = [h for h in self._headers.values() if h.tenant_id == header.tenant_id and not h.is_over]
+        own = [h for h in in_flight if h.user_id == header.user_id]
+        session = header.session_id
+        if run.is_alone and session is not None and any(h.session_id == session for h in own):
+            raise SessionBusy("an earlier run of this session is not over; wait for it or cancel it")
+        for runs, most in ((own, run.user_runs), (in_flight, run.tenant_runs)):
+            if len(runs) >= most:
+                retry_after_s = patience_s([h.run_id for h in runs], run.event.at)
+                raise TooManyRuns(f"{len(runs)} runs are in flight, as many as allowed", retry_after_s=retry_after_s)
 
     def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
         """See `ports.RunLog`."""
@@ -103,6 +117,16 @@ class MemoryRunLog:
             waiting = [h for h in self._headers.values() if h.tenant_id == tenant_id and h.approvals]
         waiting = sorted((h for h in waiting if after is None or h.run_id > after), key=lambda h: h.run_id)
         return waiting[:limit], waiting[limit - 1].run_id if len(waiting) > limit else None
+
+    def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
+        """See `ports.RunLog`."""
+        own = (tenant_id, user_id, session_id)
+        return sorted(h.run_id for h in self.open_runs() if (h.tenant_id, h.user_id, h.session_id) == own)
+
+    def open_runs(self) -> list[RunHeader]:
+        """Return every run that is not over."""
+        with self._lock:
+            return [header for header in self._headers.values() if not header.is_over]
 
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """See `ports.RunLog`."""

@@ -1,6 +1,7 @@
 """Facts to fill logs with."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ulid import ULID
 
@@ -30,7 +31,9 @@ def new_run(
     at: datetime = NOW,
     text: str = "Where is order 1001?",
     run_id: str | None = None,
+    **limits: Any,
 ) -> NewRun:
+    limits = {"user_runs": 1_000, "tenant_runs": 1_000} | limits
     created = RunCreated(
         principal=Principal(tenant_id=tenant, user_id=user, roles=frozenset({Role.USER})),
         input=text,
@@ -49,7 +52,7 @@ def new_run(
         release="support-desk-1",
         data=created,
     )
-    return NewRun(event=event, idempotency_key=key, body_sha256=body)
+    return NewRun(event=event, idempotency_key=key, body_sha256=body, **limits)
 
 
 def claim(epoch: int = 1, *, owner: str = "request-1", at: datetime = NOW) -> RunClaimed:

@@ -17,6 +17,7 @@ from agent.limits import Limits
 from agent.ports import Balance, Grant, Ledger
 from agent.runlog import RunHeader, advance
 from agent.testing.ledger import MemoryLedger
+from agent.testing.limits import MemoryLimitBook
 from agent.testing.tables import create_table
 from tests.contracts.conftest import Sleeps
 from tests.contracts.facts import NOW, new_run
@@ -31,7 +32,7 @@ Make = Callable[..., Ledger]
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes a ledger with these limits for user, tenant and platform."""
     if request.param == "memory":
-        return lambda user, tenant, platform: MemoryLedger(Limits(user, tenant, platform))
+        return lambda user, tenant, platform: MemoryLedger(MemoryLimitBook(Limits(user, tenant, platform)))
     make_dynamodb: Make = request.getfixturevalue("dynamodb")
     return make_dynamodb
 
@@ -45,7 +46,7 @@ def dynamodb(aws: Callable[[str], Any], backoff: Backoff, wire: Wire) -> Make:
         ledger = DynamoDbLedger(
             aws("dynamodb"),
             table,
-            Limits(user, tenant, platform),
+            MemoryLimitBook(Limits(user, tenant, platform)),
             shards,
             backoff=backoff,
             pick=lambda n: next(turn) % n,
@@ -330,7 +331,7 @@ def test_a_grant_taken_while_the_run_is_given_back_is_given_back_with_it(dynamod
 @pytest.mark.parametrize("shards", [0, 51])
 def test_a_number_of_shards_that_no_transaction_holds_is_refused(aws: Callable[[str], Any], shards: int) -> None:
     with pytest.raises(ConfigurationInvalid, match="platform_shards"):
-        DynamoDbLedger(aws("dynamodb"), "ledger", Limits(1, 1, 1), shards)
+        DynamoDbLedger(aws("dynamodb"), "ledger", MemoryLimitBook(), shards)
 
 
 def test_what_each_step_costs_in_calls(dynamodb: Make, wire: Wire) -> None:

@@ -53,7 +53,7 @@ def dynamodb_log(aws: Callable[[str], Any], backoff: Backoff) -> DynamoDbRunLog:
         by_approval=("approval_key", "run_id"),
         by_due=("due_shard", "due_at"),
     )
-    return DynamoDbRunLog(aws("dynamodb"), table, clock=FakeClock(NOW), backoff=backoff)
+    return DynamoDbRunLog(aws("dynamodb"), table, clock=FakeClock(NOW), backoff=backoff, pick=lambda n: 0)
 
 
 # --- create -----------------------------------------------------------------------------------------------------------

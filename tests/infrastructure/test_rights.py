@@ -22,18 +22,19 @@ INVOKES = {
 }
 """Who may invoke whom; nobody else may invoke anybody."""
 TABLES = {
-    ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"},
     ("stream_events", "Runs"): {"GetItem", "Query"},
-    ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("run_agent", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("run_agent", "Ledger"): {"BatchGetItem", "Query", "PutItem", "UpdateItem"},
-    ("run_agent", "Control"): {"GetItem", "UpdateItem"},
-    ("work_tool_queue", "Control"): {"GetItem", "UpdateItem"},
+    ("run_agent", "Control"): {"GetItem", "UpdateItem", "BatchGetItem"},
+    ("work_tool_queue", "Control"): {"GetItem", "UpdateItem", "BatchGetItem"},
     ("run_tool", "Progress"): {"PutItem"},
     ("work_tool_queue", "Progress"): {"Query"},
     ("run_tool", "Runs"): {"GetItem", "Query"},
-    ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem"},
-    ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem"},
+    ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
+    ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("sweep_runs", "Ledger"): {"Query", "PutItem", "UpdateItem"},
+    **{(door, "Control"): {"BatchGetItem"} for door in ("shim", "sweep_runs")},
     ("tenant_data", "TenantData"): {a.removeprefix("dynamodb:") for a in read_rights("support_desk").data_actions},
 }
 """What each role may do with which table, and no other role with any."""
@@ -71,16 +72,18 @@ def test_each_role_uses_exactly_the_tables_and_actions_of_its_door(statements: l
     assert found == TABLES
 
 
-def test_who_calls_models_and_tools_reaches_nothing_of_the_control_table_but_breakers(
-    statements: list[Statement],
-) -> None:
-    control = [s for s in statements if any("Control" in resource for resource in s.resources)]
-    assert {s.door for s in control} == {"run_agent", "work_tool_queue"}
-    for statement in control:
-        assert statement.conditions == {
-            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["BREAKER#*"]},
-            "Null": {"dynamodb:LeadingKeys": "false"},
-        }
+def test_of_the_control_table_limits_are_read_and_only_breakers_changed(statements: list[Statement]) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for statement in statements:
+        if any("Control" in resource for resource in statement.resources):
+            [pattern] = statement.conditions["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+            assert statement.conditions["Null"] == {"dynamodb:LeadingKeys": "false"}
+            found[pattern] |= {f"{statement.door} {a.removeprefix('dynamodb:')}" for a in statement.actions}
+    callers, readers = ("run_agent", "work_tool_queue"), ("shim", "run_agent", "work_tool_queue", "sweep_runs")
+    assert found == {
+        "BREAKER#*": {f"{door} {action}" for door in callers for action in ("GetItem", "UpdateItem")},
+        "LIMIT#*": {f"{door} BatchGetItem" for door in readers},
+    }
 
 
 def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statements: list[Statement]) -> None:

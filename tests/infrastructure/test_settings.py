@@ -35,10 +35,21 @@ def test_each_function_can_read_its_settings_and_is_told_nothing_else(deployment
 
 
 def test_the_limits_that_functions_read_are_the_stages(deployment: Deployment) -> None:
-    for door in ("run_agent", "sweep_runs"):
+    for door in ("shim", "run_agent", "work_tool_queue", "sweep_runs"):
         read = SETTINGS[door].from_environment(_environment(deployment.functions()[door]))
-        for limit in ("user_day_limit_micros", "tenant_month_limit_micros", "platform_month_limit_micros"):
+        for limit in (
+            "user_day_limit_micros",
+            "tenant_month_limit_micros",
+            "platform_month_limit_micros",
+            "user_runs_limit",
+            "tenant_runs_limit",
+            "tenant_jobs_limit",
+        ):
             assert getattr(read, limit) == getattr(deployment.stage, limit)
+
+
+def test_a_tenant_has_no_more_jobs_in_the_queue_than_run_at_a_time(deployment: Deployment) -> None:
+    assert deployment.stage.tenant_jobs_limit <= deployment.stage.queue_concurrency
 
 
 def test_a_field_of_a_stage_can_be_given_for_one_deployment() -> None:

@@ -49,7 +49,9 @@ def test_a_wake_that_is_none_is_refused(event):
 
 
 def sweeper(cloud):
-    return Sweeper(log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, clock=cloud.clock)
+    return Sweeper(
+        log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, dispatcher=cloud.dispatcher(), clock=cloud.clock
+    )
 
 
 def test_the_schedule_sweeps():

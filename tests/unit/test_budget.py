@@ -96,7 +96,7 @@ def test_a_run_never_spends_more_than_its_own_limit():
 def test_a_hundred_cancelled_runs_exhaust_the_budget():
     """A call that was begun is never free: cancelling before the usage is told costs the whole reservation."""
     cloud = SampleCloud([TextDelta(0, "So"), lambda: cancel_newest(cloud), until_cancelled])
-    cloud.ledger.limits = Limits(10**9, 150_000, 10**9)
+    cloud.limits.defaults = Limits(10**9, 150_000, 10**9)
     runs = []
     for _ in range(100):
         runs.append(cloud.ask(QUESTION))

@@ -94,6 +94,7 @@ class Queue(DecidedRun):
             self.log,
             self.runner,
             self.wake,
+            self.dispatcher(),
             MemoryBreakers(BreakerItems(), STEADY, self.clock),
             self.notes,
             self.room.tools,

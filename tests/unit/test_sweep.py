@@ -9,7 +9,9 @@ from tests.sample_agent import QUESTION, SampleCloud
 
 
 def sweeper(cloud):
-    return Sweeper(log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, clock=cloud.clock)
+    return Sweeper(
+        log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, dispatcher=cloud.dispatcher(), clock=cloud.clock
+    )
 
 
 def test_a_run_whose_wake_was_lost_is_woken_after_a_minute_with_growing_pauses():

@@ -18,6 +18,7 @@ from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_sessions import AMBIENT, NOWHERE
 from agent.aws.tool_queue import SqsToolQueue
+from agent.limits import Limits
 from lambdas import wiring
 from lambdas.settings import (
     RunAgentSettings,
@@ -30,21 +31,23 @@ from lambdas.settings import (
 from support_desk.tools import TOOLS
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
-LEDGER: dict[str, Any] = {
-    "ledger_table": "ledger",
+LIMITS: dict[str, Any] = {
+    "control_table": "control",
     "user_day_limit_micros": 1,
     "tenant_month_limit_micros": 2,
     "platform_month_limit_micros": 3,
-    "platform_shards": 2,
+    "user_runs_limit": 4,
+    "tenant_runs_limit": 5,
+    "tenant_jobs_limit": 6,
 }
+LEDGER: dict[str, Any] = {**LIMITS, "ledger_table": "ledger", "platform_shards": 2, "tool_queue_url": "https://queue"}
 BREAKERS: dict[str, Any] = {
-    "control_table": "control",
     "breaker_failures": 5,
     "breaker_window_s": 30,
     "breaker_open_s": 30,
 }
 SETTINGS = {
-    "shim": ShimSettings(**STAGE, agent_function="run_agent", release="support-desk-1", client_ids="app"),
+    "shim": ShimSettings(**STAGE, **LIMITS, agent_function="run_agent", release="support-desk-1", client_ids="app"),
     "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
     "agent_runtime": RunAgentSettings(
         **STAGE,
@@ -52,7 +55,6 @@ SETTINGS = {
         **BREAKERS,
         agent_function="run_agent",
         tool_function="run_tool",
-        tool_queue_url="https://queue",
         user_pool_id="eu-central-1_pool",
     ),
     "tool_room": RunToolSettings(
@@ -64,7 +66,9 @@ SETTINGS = {
     ),
     "queue_worker": WorkToolQueueSettings(
         **STAGE,
+        **LIMITS,
         **BREAKERS,
+        tool_queue_url="https://queue",
         progress_table="progress",
         max_receives=4,
         tool_function="run_tool",
@@ -86,10 +90,10 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    for made in (wiring._client, wiring._patient_client, wiring._release):
+    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
         made.cache_clear()
     yield
-    for made in (wiring._client, wiring._patient_client, wiring._release):
+    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
         made.cache_clear()
     boto3.setup_default_session()
 
@@ -117,12 +121,13 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert isinstance(runtime.model, BedrockModel)
     assert isinstance(runtime.ledger, DynamoDbLedger)
     assert isinstance(runtime.tool_runner, LambdaToolRunner)
-    assert isinstance(runtime.tool_queue, SqsToolQueue)
+    assert isinstance(runtime.dispatcher.queue, SqsToolQueue)
     assert runtime.wake._function == "run_agent"
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
     release = runtime.releases("support-desk-1")
     assert all(runtime.prices.of(choice.id) for choice in (release.model, release.fallback))
-    assert runtime.ledger._limits.of("tenant") == 2
+    assert runtime.ledger._limits._defaults == Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6)
+    assert runtime.dispatcher.limits is runtime.ledger._limits
     assert isinstance(runtime.directory, CognitoDirectory)
 
 
