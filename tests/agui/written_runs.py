@@ -28,6 +28,7 @@ from agent.events import (
     Text,
     ToolCompleted,
     ToolOutcomeUnknown,
+    ToolProgress,
     ToolQueued,
     ToolStarted,
     ToolUse,
@@ -199,6 +200,9 @@ class WrittenRun:
         due_at = self.clock.now() + timedelta(minutes=1)
         self.append(ToolQueued(call_id=decision.call_id, tool=decision.tool, due_at=due_at))
 
+    def tell(self, decision: Decision, index: int, text: str) -> None:
+        self.append(ToolProgress(call_id=decision.call_id, attempt=1, index=index, text=text), outside=True)
+
     def wait(self, *reasons: WaitingFor) -> None:
         due_at = self.clock.now() + timedelta(minutes=1)
         self.append(RunWaiting(waiting_for=reasons or (WaitingFor.TOOL,), due_at=due_at))
@@ -293,11 +297,33 @@ def _queued() -> WrittenRun:
     run.queue(call)
     run.wait()
     run.start(call, outside=True)
+    run.tell(call, 0, "secret: 10 of 40")
     run.finish(call, outside=True)
     run.finish(call, outcome="error", outside=True)
+    run.tell(call, 1, "secret: 20 of 40")
     run.claim()
     run.think()
     run.stream("Your file is ready.")
+    run.answer("Your file is ready.")
+    run.end(EndReason.ANSWERED, answer="Your file is ready.")
+    return run
+
+
+def _telling() -> WrittenRun:
+    run = WrittenRun()
+    run.claim()
+    run.think()
+    call = run.decide(tool="export_orders", queued=True, shown=True)
+    run.answer("That takes a while.", calls=(call,))
+    run.queue(call)
+    run.wait()
+    run.start(call, outside=True)
+    run.tell(call, 0, "10 of 40")
+    run.tell(call, 1, "20 of 40")
+    run.finish(call, outside=True)
+    run.tell(call, 2, "secret: too late")
+    run.claim()
+    run.think()
     run.answer("Your file is ready.")
     run.end(EndReason.ANSWERED, answer="Your file is ready.")
     return run
@@ -433,6 +459,7 @@ RUNS: dict[str, Callable[[], WrittenRun]] = {
     "calls without a word": _silent_calls,
     "denied": _denied,
     "queued": _queued,
+    "telling its progress": _telling,
     "approvals": _approvals,
     "cancelled": _cancelled,
     "cancelled in a tool": _cancelled_in_a_tool,
@@ -534,6 +561,9 @@ def _work(run: WrittenRun, draw: st.DrawFn, calls: list[Decision]) -> Iterator[N
         if call.queued:
             run.start(call, outside=True)
             yield
+            for index in range(draw(st.integers(0, 2))):
+                run.tell(call, index, "secret progress" if not call.shown_to_user else "a third")
+                yield
         for _ in range(draw(st.integers(1, 2))):
             run.finish(call, outcome=draw(st.sampled_from(["ok", "error"])), outside=call.queued)
             yield

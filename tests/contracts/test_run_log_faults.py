@@ -139,7 +139,12 @@ def test_full_jitter_takes_any_share_of_the_longest_wait() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [error("AccessDeniedException"), error("ResourceNotFoundException"), cancelled("ValidationError", "None")],
+    [
+        error("AccessDeniedException"),
+        error("AccessDenied"),
+        error("ResourceNotFoundException"),
+        cancelled("ValidationError", "None"),
+    ],
 )
 def test_what_no_retry_helps_is_raised_at_once(log: DynamoDbRunLog, wire: Wire, fault: Fault) -> None:
     wire.next("TransactWriteItems", fault)

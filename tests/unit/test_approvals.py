@@ -19,7 +19,7 @@ from agent.errors import (
     RunOver,
     StoreUnavailable,
 )
-from agent.events import ApprovalDecided, Status, ToolCompleted, ToolStarted, Verdict, WaitingFor
+from agent.events import ApprovalDecided, Status, ToolCompleted, ToolQueued, ToolStarted, Verdict, WaitingFor
 from agent.hooks import Hooks
 from agent.identity import Principal, Role
 from agent.ports import PolicyDecision, PolicyQuery
@@ -343,6 +343,29 @@ def test_a_role_that_was_given_meanwhile_changes_nothing():
     assert cloud.effects == {f"pay {run}/call_1_0": 1}
 
 
+def test_the_policy_is_asked_about_the_requester_as_they_are_now():
+    class NoOperators:
+        def decide(self, query: PolicyQuery) -> PolicyDecision:
+            verdict = "deny" if Role.OPERATOR in query.principal.roles else "ask"
+            return PolicyDecision(verdict=verdict, policies=("fixed",), policy_sha256="fixed")
+
+    cloud, run = parked(policy=NoOperators())
+    cloud.decide(approval(cloud, run))
+    cloud.directory.put(ANN.model_copy(update={"roles": frozenset({Role.USER, Role.OPERATOR})}))
+    cloud.run_until_idle()
+    assert code_of(only_result(cloud, run)) == "approval_void"
+
+
+def test_of_two_decisions_in_a_log_the_first_stands():
+    cloud, run = parked()
+    first = cloud.decide(approval(cloud, run), "reject")
+    second = first.model_copy(update={"decision": "approve", "by": "cem"})
+    cloud.log.append(cloud.state(run).header, [second], at=cloud.clock.now(), outside=True)
+    assert cloud.state(run).turn.decided == {"call_1_0": first}
+    cloud.run_until_idle()
+    assert code_of(only_result(cloud, run)) == "approval_rejected"
+
+
 def test_a_release_that_is_gone_ends_the_run_and_nothing_runs(monkeypatch):
     cloud, run = parked()
     cloud.decide(approval(cloud, run))
@@ -435,6 +458,18 @@ def test_a_queued_call_is_queued_only_once_it_is_approved():
     assert cloud.effects == {f"ship {run}/call_1_0": 1}
     [queued] = [event.data for event in cloud.events(run) if event.type == "tool.queued"]
     assert queued.approval_id == f"apr_{run.removeprefix('run_')}_1_0"
+
+
+def test_the_queues_worker_starts_no_call_that_was_queued_without_its_approval():
+    cloud, run = parked(("ship", {"item": "a"}))
+    due_at = cloud.state(run).header.deadline_at
+    cloud.log.append(
+        cloud.state(run).header, [ToolQueued(call_id="call_1_0", tool="ship", due_at=due_at)], at=cloud.clock.now()
+    )
+    cloud.queue.send("acme", run, "call_1_0", traceparent=None)
+    cloud.deliver()
+    assert "tool.started" not in cloud.types(run)
+    assert cloud.effects == Counter()
 
 
 def test_a_forged_job_does_not_run_a_queued_call_that_waits_for_a_person():

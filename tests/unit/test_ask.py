@@ -86,14 +86,15 @@ class Cloud:
 
 def answered() -> list[Step]:
     def call(run: WrittenRun) -> None:
-        decision = run.decide(tool="export_orders", queued=True)
+        decision = run.decide(tool="export_orders", queued=True, shown=True)
         run.answer("Let me look.", calls=(decision,))
         run.queue(decision)
         run.wait()
 
     def work(run: WrittenRun) -> None:
-        decision = run.decide(tool="export_orders", queued=True)
+        decision = run.decide(tool="export_orders", queued=True, shown=True)
         run.start(decision, outside=True)
+        run.tell(decision, 0, "10 of 40 orders\x1b[2J")
         run.finish(decision, outside=True)
 
     return [
@@ -122,6 +123,7 @@ def test_it_shows_what_happens_as_it_happens_and_leaves_with_0() -> None:
         "· export_orders: queued",
         "· waiting for tool",
         "· export_orders: started",
+        "· export_orders: 10 of 40 orders\N{REPLACEMENT CHARACTER}[2J",
         "· export_orders: ok",
         "· running",
         "On its way.\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER} Bye.",

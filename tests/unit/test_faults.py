@@ -1,6 +1,8 @@
 """When models and tools fail: who is asked again, who instead, and what nobody is asked any more."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +15,7 @@ from agent.errors import (
     ToolLost,
     ToolUnreached,
 )
-from agent.events import Reasoning
+from agent.events import ModelStarted, Reasoning, RunClaimed
 from agent.model_call import FLUSH_CHARACTERS
 from agent.ports import ModelPart, ModelRequest, ReasoningDone, TextDelta
 from agent.release import ModelChoice
@@ -104,15 +106,15 @@ def test_once_the_user_has_seen_text_no_other_model_takes_over():
 
 
 def test_what_a_dead_holder_may_have_shown_counts_as_shown():
-    def die():
-        cloud.clock.advance(301)
-        cloud.invoke("acme", run)
-
-    cloud = Cloud(says("Never."), first=[[], DOWN, DOWN])
-    cloud.script = SampleCloud([die, *says("Too late.")]).script
+    cloud = Cloud(says("Never."), first=[DOWN, DOWN])
     run = cloud.ask(QUESTION)
+    now = cloud.clock.now()
+    claimed = RunClaimed(owner="dead", epoch=1, lease_until=now + timedelta(seconds=300))
+    begun = ModelStarted(turn=1, attempt=1, message_id="msg_1_1", model_id=MODEL, reserved_micros=0)
+    cloud.log.append(cloud.log.header("acme", run), [claimed, begun], at=now)
+    cloud.clock.advance(301)
     cloud.run_until_idle()
-    assert cloud.models == [MODEL] * 3
+    assert cloud.models == [MODEL] * 2
     assert cloud.state(run).ended.reason == "model_unavailable"
 
 
@@ -142,6 +144,31 @@ def test_the_next_turn_begins_with_the_first_model_again_which_is_not_shown_the_
     assert cloud.models == [MODEL, FALLBACK, MODEL, MODEL]
     assert cloud.state(run).ended.reason == "answered"
     assert all("reasoningContent" not in str(request.messages) for request in cloud.asked)
+
+
+@pytest.mark.parametrize(("luck", "paused_s"), [(0.0, 0.0), (0.5, 6.75 / 2), (1.0, 6.75)])
+def test_pauses_are_full_jitter_below_a_doubling_bound(luck: float, paused_s: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("agent.model_call.BACKOFF_LONGEST_S", 3.25)
+    cloud = SampleCloud(says("At last."), failing={0: [DOWN] * 4})
+    cloud.release = cloud.release.model_copy(
+        update={"model": cloud.release.model.model_copy(update={"max_attempts": 5})}
+    )
+    runtime = cloud.runtime()
+    cloud.runtime = lambda: replace(runtime, random=lambda: luck)
+    run = cloud.ask(QUESTION)
+    began = cloud.clock.monotonic()
+    cloud.run_until_idle()
+    assert cloud.state(run).ended.reason == "answered"
+    assert cloud.clock.monotonic() - began == pytest.approx(paused_s)  # of 0.5, 1, 2 and 3.25 seconds
+
+
+def test_no_attempt_begins_after_the_runs_deadline():
+    late = [lambda: cloud.clock.advance(9.8), *DOWN]
+    cloud = SampleCloud(says("Too late."), failing={0: [late]}, caps={"max_duration_s": 10})
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert cloud.state(run).ended.reason == "max_duration"
+    assert len(cloud.script.requests) == 1
 
 
 # --- the models' breakers ---------------------------------------------------------------------------------------------

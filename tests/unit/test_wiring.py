@@ -124,7 +124,8 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert isinstance(runtime.dispatcher.queue, SqsToolQueue)
     assert runtime.wake._function == "run_agent"
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
-    assert runtime.prices.of(runtime.releases("support-desk-1").model.id)
+    release = runtime.releases("support-desk-1")
+    assert all(runtime.prices.of(choice.id) for choice in (release.model, release.fallback))
     assert runtime.ledger._limits._defaults == Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6)
     assert runtime.dispatcher.limits is runtime.ledger._limits
     assert isinstance(runtime.directory, CognitoDirectory)
