@@ -35,6 +35,8 @@ def main() -> None:
     rows = [["wall ms", f"{cost.wall_ms:.1f}"], ["CPU ms", f"{cost.cpu_ms:.1f}"]]
     rows += [[operation, str(count)] for operation, count in cost.calls.items()]
     _print(console, "A run of two turns and one tool, beyond the model's time", ["what", "a run"], rows)
+    rows = [[operation, str(count)] for operation, count in cost.turn_calls.items()]
+    _print(console, "What one turn more, with one tool call, adds to that", ["what", "a turn"], rows)
     rows = [[name.removesuffix("_ms").replace("_", " "), f"{value:.0f}"] for name, value in asdict(waits).items()]
     _print(console, "On the local cloud, from the request on", ["until", "ms"], rows)
 

@@ -40,20 +40,23 @@ class RunCost:
     cpu_ms: float
     calls: dict[str, int]
     """From the request to the money's return, by operation. Calls of the tool's own room are not among them."""
+    turn_calls: dict[str, int]
+    """What one turn more, with one tool call, adds to them: two transactions of the log, if nothing has changed."""
 
 
 def measure(rounds: int) -> RunCost:
     """Return what a run costs."""
-    cloud = _cloud()
+    cloud, calls, more = _cloud(), count_calls(), Counter(count_calls(tool_turns=2))
     samples = [_time(lambda: _run(cloud)) for _ in range(rounds + 1)][1:]  # the first one warms up
     return RunCost(
         wall_ms=statistics.median(wall for wall, _ in samples),
         cpu_ms=statistics.median(cpu for _, cpu in samples),
-        calls=count_calls(),
+        calls=calls,
+        turn_calls=dict(more - Counter(calls)),
     )
 
 
-def count_calls() -> dict[str, int]:
+def count_calls(*, tool_turns: int = 1) -> dict[str, int]:
     """Return how many calls of each AWS operation one run makes, tool and model calls included."""
     counted: Counter[str] = Counter()
     with mock_aws():
@@ -61,6 +64,7 @@ def count_calls() -> dict[str, int]:
         create_table(client, "runs", by_user=("user_key", "run_id"), by_due=("due_shard", "due_at"))
         create_table(client, "ledger")
         cloud = _cloud(
+            tool_turns,
             log=DynamoDbRunLog(client, "runs"),
             ledger=DynamoDbLedger(client, "ledger", MemoryLimitBook(), shards=STAGES["prod"].platform_shards),
         )
@@ -68,13 +72,14 @@ def count_calls() -> dict[str, int]:
         client.meta.events.register("before-call", lambda model, **_: counted.update([f"dynamodb:{model.name}"]))
         before = cloud.invocations
         _run(cloud)
-    counted["lambda:InvokeFunction"] = cloud.invocations - before + 1  # the wake, and the tool
-    counted["bedrock:ConverseStream"] = 2
+    counted["lambda:InvokeFunction"] = cloud.invocations - before + tool_turns  # the wake, and the tool
+    counted["bedrock:ConverseStream"] = tool_turns + 1
     return dict(sorted(counted.items()))
 
 
-def _cloud(**stores: Any) -> MemoryCloud:  # noqa: ANN401 - the constructor's own types
-    model = ScriptedModel(asks(("lookup_order", {"order_id": "1001"})), says("It is on its way."))
+def _cloud(tool_turns: int = 1, **stores: Any) -> MemoryCloud:  # noqa: ANN401 - the constructor's own types
+    looks_up = asks(("lookup_order", {"order_id": "1001"}))
+    model = ScriptedModel(*[looks_up] * tool_turns, says("It is on its way."))
     data = MemoryTable()
     tenant = MemoryTenantData(data, TENANT)
     for kind, item_id, item in seed.items(TENANT):

@@ -9,12 +9,13 @@ policies: of all variables only those that name a caller's tag are known.
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ministack import app
-from ministack.core import iam_actions, iam_evaluator
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.services import lambda_svc
 
 PARTITION_KEY = "pk"
@@ -41,6 +42,7 @@ def add_missing_pieces() -> None:
         pin_origin(source_ip, True)
 
     name_failed_requests()
+    spare_the_living()
     app.pin_request_origin = pin_secure_origin
     iam_actions.dynamodb_service_context = context_with_leading_keys
     iam_evaluator._first_match = first_match_with_variables  # noqa: SLF001 - there is no public place for it
@@ -65,6 +67,25 @@ def name_failed_requests() -> None:
 
     lambda_svc._execute_function_dispatch = dispatch_and_remember  # noqa: SLF001 - there is no public place for it
     lambda_svc._execute_function_with_config_scope = deliver_named  # noqa: SLF001 - as above
+
+
+def spare_the_living() -> None:
+    """When one process of a function dies, let the others work on, as on AWS; the emulator would kill them all."""
+    forget_all = lambda_svc.invalidate_worker
+
+    def forget(function: str, **scope: Any) -> None:  # noqa: ANN401 - the emulator's own
+        if sys.exc_info()[0] is None:  # the function itself is changed or removed
+            forget_all(function, **scope)
+            return
+        with lambda_runtime._lock:  # noqa: SLF001 - there is no public place for it
+            for workers in lambda_runtime._workers.values():  # noqa: SLF001 - as above
+                workers[:] = [w for w in workers if w.func_name != function or not is_dead(w)]
+
+    def is_dead(worker: Any) -> bool:  # noqa: ANN401 - the emulator's own
+        process = worker._proc  # noqa: SLF001 - as above
+        return process is not None and process.poll() is not None
+
+    lambda_svc.invalidate_worker = forget
 
 
 def leading_keys(request: Mapping[str, Any]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def ended(cloud: SampleCloud) -> object:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_crash_point(name, capsys):
+def test_every_crash_point(name, crash_points):
     calm = SCENARIOS[name](Strike())
     expected = ended(calm)
     check(calm, name, "undisturbed")
@@ -76,8 +76,7 @@ def test_every_crash_point(name, capsys):
                 assert ended(cloud) == expected, where
                 check(cloud, name, where)
                 points += 1
-    with capsys.disabled():
-        print(f"\n{name}: {points} crash points", end=" ")  # noqa: T201 - how many were tried is part of the result
+    crash_points(name, points)
     assert {"MemoryRunLog.append", "MemoryWake.wake"} <= set(calm.strike.calls)
     assert ("MemoryDirectory.principal" in calm.strike.calls) is (name != "rejected")
     assert points >= 40
