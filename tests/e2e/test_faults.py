@@ -25,6 +25,17 @@ def until(is_so: Callable[[], Any], *, within_s: float = 20) -> Any:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _closed_breakers(cloud: RunningCloud) -> None:
+    """Begin with closed breakers, whatever other tests made the models and tools do."""
+    dynamodb, table = cloud.aws("dynamodb"), cloud.output("ControlTable")
+    items = dynamodb.scan(TableName=table, FilterExpression="attribute_exists(open_until)")["Items"]
+    for item in items:
+        dynamodb.delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
+    if items:
+        time.sleep(2)  # as long as a process may go by what it has read
+
+
 def types(log: list[dict[str, Any]]) -> list[str]:
     return [payload["type"] for payload in log]
 
