@@ -49,6 +49,7 @@ class Queue(DecidedRun):
             self.log,
             InProcessToolRunner(self.room),
             MemoryWake(),
+            self.dispatcher(),
             MemoryBreakers(BreakerItems(), STEADY, self.clock),
             self.notes,
             self.room.tools,
