@@ -1,4 +1,4 @@
-"""How long a person waits on the local cloud: from the request to the first event and to the end of the run.
+"""How long a person waits on the local cloud: for a run's first event and its end, for a decision to take effect.
 
 The scripted model answers at once, so what is left is Keepgate, the emulator and a laptop's cold starts. On AWS the
 figures differ; their use is to compare one commit with the next, in one run on one machine.
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 from httpx_sse import connect_sse
@@ -20,6 +21,8 @@ from httpx_sse import connect_sse
 from local.cloud import Cloud, running
 
 PATIENCE_S = 60.0
+FIRST_REFUNDED = 1020
+"""An order for each round: its refunds can't exceed what it cost."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,45 @@ class Answers:
     first_event_ms: float
     first_text_ms: float
     ended_ms: float
+    resumed_after_a_decision_ms: float
+    """From the approver's request until the parked run is seen to work again."""
 
 
 def measure(rounds: int) -> Answers:
     """Start a local cloud, ask the same question again and again, and return the waits."""
     with TemporaryDirectory() as folder, running(Path(folder), port=_free_port(), model=None, step=_quiet) as cloud:
-        token = cloud.write_endpoint()["acme-user"]
-        headers = {"Authorization": f"Bearer {token}"}
-        with httpx.Client(headers=headers, timeout=PATIENCE_S) as client:
-            samples = [_ask(client, cloud) for _ in range(rounds + 1)][1:]  # the first one finds everything cold
-    return Answers(*(statistics.median(sample[n] for sample in samples) for n in range(4)))
+        tokens = cloud.write_endpoint()
+        with _signed_in(tokens["acme-user"]) as client, _signed_in(tokens["acme-approver"]) as approver:
+            # The first round finds everything cold.
+            samples = [_ask(client, cloud) for _ in range(rounds + 1)][1:]
+            resumed = [_resume(client, approver, cloud, number) for number in range(rounds + 1)][1:]
+    medians = [statistics.median(sample[n] for sample in samples) for n in range(4)]
+    return Answers(*[*medians, statistics.median(resumed)])
+
+
+def _signed_in(token: str) -> httpx.Client:
+    return httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_S)
+
+
+def _resume(client: httpx.Client, approver: httpx.Client, cloud: Cloud, number: int) -> float:
+    """Return how long a run that waits for a person takes to go on, in milliseconds."""
+    question = f"Please refund 1 EUR of order {FIRST_REFUNDED + number}, it came late"
+    run = f"{cloud.url}/runs/" + client.post(f"{cloud.url}/runs", json={"input": question}).json()["run_id"]
+    [asked] = _record(client, run, until_waiting=True)["pending_approvals"]
+    began = time.perf_counter()
+    approver.post(f"{cloud.url}/approvals/{asked['approval_id']}", json={"decision": "approve"}).raise_for_status()
+    _record(client, run, until_waiting=False)
+    return (time.perf_counter() - began) * 1000
+
+
+def _record(client: httpx.Client, run: str, *, until_waiting: bool) -> dict[str, Any]:
+    deadline = time.perf_counter() + PATIENCE_S
+    while time.perf_counter() < deadline:
+        record: dict[str, Any] = client.get(run).raise_for_status().json()
+        if (record["status"] == "waiting") is until_waiting:
+            return record
+        time.sleep(0.01)
+    raise RuntimeError(f"the run stays {record['status']}")
 
 
 def _ask(client: httpx.Client, cloud: Cloud) -> list[float]:

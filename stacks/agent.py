@@ -224,7 +224,7 @@ class AgentStack(StageStack):
     def _may_move_lines(self, function: RoomFunction) -> None:
         """Let it take slots in the tenants' lines of queued calls, by the limits, and send what has one."""
         function.may_use(self._state.runs, ["UpdateItem", "DeleteItem"])
-        function.may_use(self._state.control, ["BatchGetItem"], leading_keys="LIMIT#*")
+        function.may_use(self._state.control, ["BatchGetItem"])
         function.may(["sqs:SendMessage"], [self.queue.queue_arn])
 
     def _connect(self) -> None:

@@ -60,7 +60,7 @@ class EdgeStack(StageStack):
             ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"],
             indexes=["by_user", "by_approval"],
         )
-        self.shim.may_use(state.control, ["BatchGetItem"], leading_keys="LIMIT#*")
+        self.shim.may_use(state.control, ["BatchGetItem"])
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 
         self.stream_events = RoomFunction(

@@ -21,7 +21,7 @@ from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import TryLater
 from agent.events import ToolOutcomeUnknown
 from agent.testing.crash import Killed
-from agent.testing.ledger import AMPLE
+from agent.testing.limits import MemoryLimitBook
 from agent.testing.model import asks, says
 from agent.testing.tables import create_table
 from tests.contracts.wire import Fault, Wire, cancelled, error, lose_reply
@@ -92,7 +92,7 @@ def a_cloud(dynamodb: Any, number: int) -> SampleCloud:
         asks(("pay", {"item": "a"})),
         says("All done."),
         log=DynamoDbRunLog(dynamodb, runs, backoff=backoff),
-        ledger=DynamoDbLedger(dynamodb, ledger, AMPLE, shards=1, backoff=backoff),
+        ledger=DynamoDbLedger(dynamodb, ledger, MemoryLimitBook(), shards=1, backoff=backoff),
     )
 
 
