@@ -43,16 +43,22 @@ format: install ## format the code and mend what the linter can
 	@$(RUN)ruff format .
 	@$(RUN)ruff check --fix .
 
-test: install $(if $(PY313),test-runtime) ## every test, the end-to-end ones included
-	@$(RUN)pytest
+RUNTIME_TESTS := .venv-3.13/bin/pytest -q -p no:cacheprovider tests/unit tests/contracts tests/crash
+
+test: install $(if $(PY313),.venv-3.13/.installed) ## every test, the end-to-end ones included
+	@mkdir -p build
+	@$(if $(PY313),$(RUNTIME_TESTS) > build/test-runtime.log 2>&1 & runtime=$$!;) \
+	failed=0; $(RUN)pytest || failed=1; \
+	$(if $(PY313),wait $$runtime || { failed=1; tail -n 200 build/test-runtime.log; }; tail -n 1 build/test-runtime.log;) \
+	exit $$failed
 
 .venv-3.13/.installed: .venv/.installed
 	@echo "installing the Python packages of uv.lock for $$($(PY313) --version)"
 	@UV_PROJECT_ENVIRONMENT=.venv-3.13 $(UV) sync --frozen --quiet --no-group infrastructure --python $(PY313)
 	@touch $@
 
-test-runtime: .venv-3.13/.installed ## the suites that need no cloud, on Python 3.13
-	@.venv-3.13/bin/pytest -q -p no:cacheprovider tests/unit tests/contracts tests/crash
+test-runtime: .venv-3.13/.installed ## the suites that need no cloud, on Python 3.13; `make test` runs them alongside
+	@$(RUNTIME_TESTS)
 
 check: lint test ## what CI runs
 
