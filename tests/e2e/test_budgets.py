@@ -1,6 +1,6 @@
 """Money: a tenant's last cents are never spent twice, and a call that was started is paid for, cancelled or not.
 
-Each test has a tenant of its own, and writes the limit it needs into the ledger's table as an operator would.
+Each test has a tenant of its own, and sets the limit it needs as an operator would, with the account to match.
 """
 
 import base64
@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.aws.limits import CACHE_S, SORT_KEY
+from agent.limits import LimitScope
 from tests.e2e.running_cloud import Api, RunningCloud, marker
 
 AT_ONCE = 8
@@ -19,6 +21,16 @@ class Account:
     """An account of the ledger."""
 
     def __init__(self, cloud: RunningCloud, pk: str, period: str, limit_micros: int) -> None:
+        _, pool, tenant_id, *user = pk.split("#")
+        name = f"{pool}_{'day' if pool == 'user' else 'month'}_micros"
+        cloud.aws("dynamodb").update_item(
+            TableName=cloud.output("ControlTable"),
+            Key={"pk": {"S": LimitScope(tenant_id, *user).key}, "sk": SORT_KEY},
+            UpdateExpression="SET #name = :value",
+            ExpressionAttributeNames={"#name": name},
+            ExpressionAttributeValues={":value": {"N": str(limit_micros)}},
+        )
+        time.sleep(CACHE_S + 0.5)  # until no function knows another limit
         self._table, self._dynamodb = cloud.output("LedgerTable"), cloud.aws("dynamodb")
         self._key = {"pk": {"S": pk}, "sk": {"S": datetime.now(UTC).strftime(period)}}
         self.limit_micros = limit_micros
