@@ -47,7 +47,7 @@ RUNTIME_TESTS := .venv-3.13/bin/pytest -q -p no:cacheprovider tests/unit tests/c
 
 test: install $(if $(PY313),.venv-3.13/.installed) ## every test, the end-to-end ones included
 	@mkdir -p build
-	@$(if $(PY313),$(RUNTIME_TESTS) > build/test-runtime.log 2>&1 & runtime=$$!;) \
+	@$(if $(PY313),$(RUNTIME_TESTS) > build/test-runtime.log 2>&1 & runtime=$$!; trap "kill $$runtime 2>/dev/null || :" EXIT;) \
 	failed=0; $(RUN)pytest || failed=1; \
 	$(if $(PY313),wait $$runtime || { failed=1; tail -n 200 build/test-runtime.log; }; tail -n 1 build/test-runtime.log;) \
 	exit $$failed

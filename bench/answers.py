@@ -5,7 +5,6 @@ figures differ; their use is to compare one commit with the next, in one run on 
 """
 
 import json
-import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import httpx
 from httpx_sse import connect_sse
 
 from local.cloud import Cloud, running
+from local.processes import free_port
 
 PATIENCE_S = 60.0
 FIRST_REFUNDED = 1020
@@ -39,7 +39,7 @@ class Answers:
 
 def measure(rounds: int) -> Answers:
     """Start a local cloud, ask the same question again and again, and return the waits."""
-    with TemporaryDirectory() as folder, running(Path(folder), port=_free_port(), model=None, step=_quiet) as cloud:
+    with TemporaryDirectory() as folder, running(Path(folder), port=free_port(), model=None, step=_quiet) as cloud:
         tokens = cloud.write_endpoint()
         with _signed_in(tokens["acme-user"]) as client, _signed_in(tokens["acme-approver"]) as approver:
             # The first round finds everything cold.
@@ -99,12 +99,6 @@ def _events(client: httpx.Client, url: str, began: float) -> Iterator[str]:
                 last = event.id or last
                 if event.data:  # a heartbeat has none
                     yield json.loads(event.data)["type"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,13 @@ class Child:
         lines = self._log.read_text(errors="replace").splitlines()
         said = "\n".join(line for line in lines[-25:] if line.strip())
         return ChildFailed(f"{what}; its log is {self._log} and ends with:\n{said}")
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def clean_environment() -> dict[str, str]:

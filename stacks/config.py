@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
-from lambdas.settings import LimitedSettings
+from lambdas.settings import BreakerSettings, LimitedSettings
 
 DOLLAR_MICROS = 1_000_000
 
@@ -71,6 +71,10 @@ class Stage:
         """Return the settings that every function has which keeps to limits."""
         names = [f.name for f in fields(LimitedSettings) if "_limit" in f.name]
         return {"control_table": control_table, **{name: getattr(self, name) for name in names}}
+
+    def breaker_rules(self) -> Any:  # noqa: ANN401 - keywords, for `BreakerSettings`
+        """Return the settings that every function has which calls models or tools."""
+        return {f.name: getattr(self, f.name) for f in fields(BreakerSettings) if f.name.startswith("breaker_")}
 
     def resource_name(self, part: str) -> str:
         """Return the physical name of a part, such as a function."""

@@ -11,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from local.processes import ROOT
+from local.processes import ROOT, free_port
 from tests.e2e.running_cloud import Api, RunningCloud
 
 START_TIMEOUT_S = 120
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_cloud(state: Path, log: Path, port: int, **environment: str) -> subprocess.Popen[bytes]:

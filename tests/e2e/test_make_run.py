@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from local.processes import free_port
 from local.run import curl_line
 from support_desk import seed
-from tests.e2e.conftest import free_port, is_listening, start_cloud
+from tests.e2e.conftest import is_listening, start_cloud
 from tests.e2e.running_cloud import RunningCloud
 
 

@@ -14,8 +14,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from local.processes import free_port
 from support_desk import seed
-from tests.e2e.conftest import free_port, start_cloud
+from tests.e2e.conftest import start_cloud
 from tests.e2e.running_cloud import RunningCloud
 
 
