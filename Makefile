@@ -65,13 +65,26 @@ check: lint test ## what CI runs
 synth: install ## write the CloudFormation templates of STAGE (dev, prod, local) to cdk.out.STAGE
 	@$(RUN)python app.py --stage $(STAGE)
 
-lock-contracts: install ## write the tools' contracts to support_desk/contracts.lock.json
+lock-contracts: install ## write the tools' contracts to support_desk/contracts.lock.json, and print what changes
 	@$(RUN)python -m support_desk.lock_contracts
 
-deploy: install ## deploy STAGE to the AWS account of the current credentials
-	@cdk deploy --all --app "python app.py --stage $(STAGE)"
+new-tool: install ## add a tool that works, with tests and policy: NAME=lookup_parcel EFFECT=read|write|destructive|external
+	@$(RUN)python -m local.new_tool "$(NAME)" "$(EFFECT)"
 
-bench: install ## measure start-up, memory, bundle size and the cost of a run
+lock-mcp: install ## ask servers outside what they offer, and write support_desk/mcp.lock.json
+	@$(RUN)python -m support_desk.lock_mcp
+
+policy: install ## print who may do what; ARGS=write renews policies/matrix.txt, ARGS="explain …" says why
+	@$(RUN)python -m support_desk.policy_matrix $(ARGS)
+
+deploy: install ## deploy STAGE to the AWS account of the current credentials, and note it in the audit
+	@cdk deploy --all --app "python app.py --stage $(STAGE)"
+	@$(RUN)python -m ops --stage $(STAGE) note-deployment
+
+ops: install ## the platform operator's command: make ops ARGS="--stage prod limits show"
+	@$(RUN)python -m ops $(ARGS)
+
+bench: install ## measure start-up, bundles, the cost of a run, many runs at once, and waiting
 	@$(RUN)python -m bench
 
-.PHONY: help install run lint format test test-runtime check synth lock-contracts bench
+.PHONY: help install run lint format test test-runtime check synth lock-contracts new-tool lock-mcp policy ops bench

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from importlib import import_module
 
 from aws_cdk import App
 
+from agent.contract_lock import require_locked
 from stacks.application import FLAGS, build
 from stacks.bundling import source_only, with_packages
 from stacks.config import STAGES
+from stacks.contracts import ROOT
 
 
 def main() -> None:
@@ -18,6 +21,8 @@ def main() -> None:
     # Under `cdk`, the CLI says where it wants the templates.
     app = App(outdir=os.environ.get("CDK_OUTDIR", f"cdk.out.{stage.name}"), context=FLAGS)
     stage = stage.overridden(app.node.get_all_context())
+    # Rights are generated from the lock: it must be what the code says, and reviewed as such.
+    require_locked(import_module(f"{stage.agent}.tools").TOOLS, ROOT / stage.agent, stage.name)
     build(app, stage, source_only() if stage.emulated else with_packages())
     app.synth()
 

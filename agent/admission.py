@@ -6,6 +6,7 @@ not asked: this room has no right on the ledger, and a run whose budget is spent
 
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ from datetime import datetime, timedelta
 from ulid import ULID
 
 from agent import tracing
-from agent.errors import InputTooLarge, StoreUnavailable
+from agent.errors import InputTooLarge, StoreUnavailable, SwitchedOff, UserSwitchedOff
 from agent.events import Event, RunCreated
 from agent.identity import Principal
-from agent.ports import Clock, LimitBook, NewRun, RunLog, Wake
+from agent.ports import Accounts, Clock, ControlBook, LimitBook, NewRun, RunLog, Wake
 from agent.release import Release
 from agent.runlog import RunHeader
 from agent.tools import Contract, canonical_json
@@ -48,6 +49,9 @@ class Room1:
     limits: LimitBook
     release: Release
     """The one that new runs are bound to."""
+    controls: ControlBook
+    accounts: Accounts | None = None
+    """To tell people what they have spent; None where that is not told."""
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     """Of the tools as they are deployed now, for what approvers are shown."""
     new_run_id: Callable[[datetime], str] = new_run_id
@@ -67,6 +71,9 @@ def admit(room: Room1, principal: Principal, question: Question, *, idempotency_
     """Create the run, or find the one this key has created before, and wake the agent.
 
     Raises:
+        SwitchedOff: operators take no new runs of this kind at the moment.
+        UserSwitchedOff: or none of this user.
+        StoreUnavailable: whether they do is not known.
         InputTooLarge: the input has more than `MAX_INPUT_BYTES`.
         IdempotencyKeyReused: the key came with another question before.
         TooManyRuns: the user or the tenant has as many runs in flight as allowed.
@@ -75,6 +82,7 @@ def admit(room: Room1, principal: Principal, question: Question, *, idempotency_
     """
     if len(question.input.encode()) > MAX_INPUT_BYTES:
         raise InputTooLarge(f"the input may have at most {MAX_INPUT_BYTES} bytes of UTF-8", field="body.input")
+    _require_switched_on(room, principal)
     now = room.clock.now()
     caps = room.release.caps
     run_id = room.new_run_id(now)
@@ -113,6 +121,19 @@ def admit(room: Room1, principal: Principal, question: Question, *, idempotency_
     if not header.is_over:
         wake(room, header)
     return header
+
+
+def _require_switched_on(room: Room1, principal: Principal) -> None:
+    controls = room.controls.effective(
+        principal.tenant_id, principal.user_id, release=room.release.name, agent=room.release.agent
+    )
+    off = [switch for switch in (controls.stops_run, controls.refuses_new_runs) if switch]
+    if not off:
+        return
+    if off[0].target.kind == "user":
+        raise UserSwitchedOff("your operators have switched you off here; ask them")
+    left = (max(switch.expires_at for switch in off) - room.clock.now()).total_seconds()
+    raise SwitchedOff("operators have switched this off; ask again later", retry_after_s=max(1, math.ceil(left)))
 
 
 def wake(room: Room1, header: RunHeader) -> None:

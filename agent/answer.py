@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from agent.events import Block, EndReason, Reasoning, Text, ToolUse, Usage
 from agent.identity import call_id
-from agent.ports import ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
+from agent.ports import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
 from agent.runlog import Turn
 from agent.tools import canonical_json
 
@@ -48,6 +48,8 @@ class Answer:
 
     stop_reason: str | None = None
     usage: Usage | None = None
+    interventions: tuple[str, ...] = ()
+    """What a guardrail at the model's service found."""
     _size: int = 0
     _blocks: dict[int, list[str] | ToolAsked | Reasoning] = field(default_factory=dict)
 
@@ -59,6 +61,9 @@ class Answer:
                 return True
             case UsageReported(usage=usage):
                 self.usage = usage
+                return True
+            case GuardrailTold(kinds=kinds):
+                self.interventions = kinds
                 return True
             case TextDelta(text=text):
                 size = len(text.encode(errors="replace"))
@@ -136,6 +141,8 @@ def parsed(arguments_json: str) -> dict[str, JsonValue] | None:
 def conclusion(turn: Turn) -> tuple[EndReason, str | None] | None:
     """Return why a turn ends the run, and the answer; None where its calls come next."""
     done = turn.completed
+    if done.replacement is not None:
+        return (EndReason.ANSWERED, done.replacement) if done.replacement else (EndReason.ANSWER_BLOCKED, None)
     for decision in done.decisions:
         if decision.code in ENDING_CODES:
             return ENDING_CODES[decision.code], None

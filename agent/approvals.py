@@ -6,14 +6,15 @@ have now, by the same gate that every call passes. What does not hold any more v
 error as its one result, and the run goes on. Nothing the model says is ever read here.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from agent.errors import FactsUnavailable, StoreUnavailable
 from agent.events import ApprovalRequested, Decision, ToolCompleted, ToolUse, Verdict
 from agent.gate import Gate
 from agent.held_run import HeldRun
 from agent.identity import Role, approval_id
 from agent.runlog import Turn
-from agent.tool_results import failed
+from agent.tool_results import not_run
 
 ANSWER_TIME = timedelta(seconds=60)
 """What is kept of a run's time behind an approval's end, so that the model can still tell the user."""
@@ -25,14 +26,19 @@ VOID = "It was approved, but what the approval rested on has changed since, so i
 
 def request(run: HeldRun, decision: Decision) -> ApprovalRequested:
     """Return the event that puts a call before the tenant's approvers."""
-    longest = timedelta(seconds=run.release.caps.max_approval_wait_s)
     return ApprovalRequested(
         approval_id=approval_id(run.header.run_id, decision.call_id),
         call_id=decision.call_id,
         tool=decision.tool,
         release_sha256=run.release.sha256,
-        expires_at=min(run.runtime.clock.now() + longest, run.header.deadline_at - ANSWER_TIME),
+        expires_at=last_moment(run),
     )
+
+
+def last_moment(run: HeldRun) -> datetime:
+    """Return until when a person who is asked now may decide."""
+    longest = timedelta(seconds=run.release.caps.max_approval_wait_s)
+    return min(run.runtime.clock.now() + longest, run.header.deadline_at - ANSWER_TIME)
 
 
 def is_undecided(turn: Turn, decision: Decision) -> bool:
@@ -55,11 +61,11 @@ def judge(run: HeldRun, turn: Turn, decision: Decision) -> ToolCompleted | None:
     if requested is None:
         return None
     if decided is not None and decided.decision == "reject":
-        return failed(decision, "approval_rejected", f"{REJECTED} Their reason: {decided.reason or 'none given'}")
+        return not_run(decision, "approval_rejected", f"{REJECTED} Their reason: {decided.reason or 'none given'}")
     if run.runtime.clock.now() >= requested.expires_at:
-        return failed(decision, "approval_expired", EXPIRED)
+        return not_run(decision, "approval_expired", EXPIRED)
     if decided is not None and not _still_holds(run, requested, decision, approver_id=decided.by):
-        return failed(decision, "approval_void", VOID)
+        return not_run(decision, "approval_void", VOID)
     return None
 
 
@@ -73,17 +79,14 @@ def _still_holds(run: HeldRun, requested: ApprovalRequested, decision: Decision,
         return False
     if approver is None or Role.APPROVER not in approver.roles or approver_id == asked_by.user_id:
         return False
-    gate = Gate(
-        tools=run.runtime.tools,
-        release=run.release,
-        policy=run.runtime.policy,
-        hooks=run.runtime.hooks.deciding,
-        principal=requester,
-        calls_before=0,  # it was counted when it was asked for
-        seconds_left=run.seconds_left(),
-    )
+    run.require_switched_on()  # or else the gate would call what it can't read a no, and void the approval
+    if decision.uses:
+        run.runtime.limits.of(requester.tenant_id, requester.user_id)  # not known is no reason to void the approval
+    gate = Gate.of(run, requester, calls_before=0)  # the call was counted when it was asked for
     use = ToolUse(call_id=decision.call_id, tool=decision.tool, arguments=decision.arguments)
     [today] = gate.decide([use])
+    if today.code == FactsUnavailable.code:
+        raise StoreUnavailable("what the call acts on can't be looked at; the approval waits")
     return (
         today.verdict is not Verdict.DENY
         and run.release.sha256 == requested.release_sha256

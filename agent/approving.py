@@ -1,5 +1,8 @@
 """Calls that need a person, from the side of the person: what an approver of a tenant sees, and how they decide.
 
+An *approval* asks whether a call may run. A *resolution* asks what became of one that was started and whose end nobody
+saw; deciding it runs nothing.
+
 What is shown comes from the log and the tools' contracts: the arguments that will run, under the contract's titles, who
 asked, and that person's own words, marked as such. The model's prose is not shown: it could argue for its own call.
 Approvers see the approval, not the run. Deciding is one outside event, on the condition that nobody was faster.
@@ -11,19 +14,41 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from agent.admission import Room1, wake
-from agent.errors import AlreadyDecided, ApprovalExpired, LogContended, LogMoved, NotFound, OwnRun, RunOver
-from agent.events import ApprovalDecided, ApprovalRequested, Decision
+from agent.errors import (
+    AlreadyDecided,
+    ApprovalExpired,
+    InputInvalid,
+    LogContended,
+    LogMoved,
+    NotFound,
+    OwnRun,
+    RunOver,
+)
+from agent.events import (
+    FINDINGS,
+    ApprovalChoice,
+    ApprovalDecided,
+    ApprovalKind,
+    ApprovalRequested,
+    Decision,
+    ToolCompleted,
+)
 from agent.held_run import read_state
-from agent.identity import ApprovalId, Principal, RunId, UserId, run_of_approval
+from agent.identity import ApprovalId, Principal, RunId, UserId, idempotency_key, run_of_approval
 from agent.outside import MAX_TRIES
 from agent.runlog import RunState, Turn
 from agent.tools import Contract, Effect
 
 _APPROVAL_ID: TypeAdapter[str] = TypeAdapter(ApprovalId)
 
+TOO_LATE: dict[ApprovalKind, str] = {
+    "approval": "nobody decided in time; the call will not run",
+    "resolution": "nobody looked into it in time; its outcome stays unknown",
+}
+
 
 class ShownArgument(BaseModel):
-    """One argument, as it will run if the call is approved."""
+    """One argument, as it will run if the call is approved, or as it was started with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,10 +74,24 @@ class Approval(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     approval_id: ApprovalId
+    kind: ApprovalKind = Field(
+        description="`approval`: may it run? `resolution`: it was started, nobody saw how it ended, and it will not run"
+        " again: has it happened?"
+    )
     tool: str
     tool_description: str | None = Field(description="From its contract; null where that has changed since.")
     effect: Effect | None
+    tainted: bool = Field(
+        description="Whether text from outside (documents, customers, other systems) may have led the agent to it."
+    )
+    idempotency_key: str | None = Field(
+        description="Of a resolution: the key the call passed on to whatever it acted on, to look for it there."
+    )
     arguments: tuple[ShownArgument, ...]
+    resource: str = Field(description="What it acts on, as `Type::id`.")
+    facts: dict[str, JsonValue] = Field(
+        description="What the platform had read of that when the agent asked; empty where the tool declares nothing."
+    )
     requested_by: UserId = Field(description="From this person's sign-in.")
     input: UsersWords
     agent_version: str = Field(description="The release that asks.")
@@ -77,12 +116,13 @@ def pending(room: Room1, approver: Principal, *, limit: int, after: str | None) 
 
 
 def decide(
-    room: Room1, approver: Principal, approval_id: str, *, decision: Literal["approve", "reject"], reason: str
+    room: Room1, approver: Principal, approval_id: str, *, decision: ApprovalChoice, reason: str
 ) -> ApprovalDecided:
-    """Approve or reject a call, once, and wake the agent.
+    """Approve or reject a call, or say whether one has happened; once; and wake the agent.
 
     Raises:
         NotFound: there is no such approval in this person's tenant.
+        InputInvalid: the decision is none for this question, or a finding comes without a reason.
         OwnRun: this person asked for the call.
         AlreadyDecided: somebody was faster.
         ApprovalExpired: nobody may decide any more.
@@ -93,7 +133,8 @@ def decide(
         state, turn, asked = _require(room, approver, approval_id)
         _require_open(state, turn, asked, approver)
         if room.clock.now() >= asked.expires_at:
-            raise ApprovalExpired("nobody decided in time; the call will not run")
+            raise ApprovalExpired(TOO_LATE[asked.kind])
+        _require_answer(asked, decision, reason)
         decided = ApprovalDecided(
             approval_id=asked.approval_id,
             call_id=asked.call_id,
@@ -119,7 +160,7 @@ def _require(room: Room1, approver: Principal, approval_id: str) -> tuple[RunSta
     else:
         state = read_state(room.log, approver.tenant_id, run_id)
     for turn in state.turns if state else ():
-        for asked in turn.requested.values():
+        for asked in (*turn.requested.values(), *turn.checks.values()):
             if state and asked.approval_id == approval_id:
                 return state, turn, asked
     raise NotFound("there is no approval with this id", field="path.approval_id")
@@ -128,12 +169,23 @@ def _require(room: Room1, approver: Principal, approval_id: str) -> tuple[RunSta
 def _require_open(state: RunState, turn: Turn, asked: ApprovalRequested, approver: Principal) -> None:
     if state.created.principal.user_id == approver.user_id:
         raise OwnRun("nobody approves what they asked for themselves; another approver has to decide")
-    if asked.call_id in turn.decided:
+    if asked.call_id in (turn.findings if asked.kind == "resolution" else turn.decided):
         raise AlreadyDecided("this has been decided already")
     if state.is_over or state.header.cancel_requested:
         raise RunOver("the run is over; there is nothing left to decide")
-    if asked.call_id in turn.results:
-        raise ApprovalExpired("nobody decided in time; the call will not run")
+    result = turn.results.get(asked.call_id)
+    if asked.kind == "resolution" and isinstance(result, ToolCompleted):
+        raise AlreadyDecided("the call's own result has come in; there is nothing left to find out")
+    if result is not None:
+        raise ApprovalExpired(TOO_LATE[asked.kind])
+
+
+def _require_answer(asked: ApprovalRequested, decision: ApprovalChoice, reason: str) -> None:
+    if (decision in FINDINGS) != (asked.kind == "resolution"):
+        fitting = "happened or did_not_happen" if asked.kind == "resolution" else "approve or reject"
+        raise InputInvalid(f"this is answered with {fitting}", field="body.decision")
+    if decision in FINDINGS and not reason.strip():
+        raise InputInvalid("say how you know", field="body.reason")
 
 
 def _shown(state: RunState, room: Room1) -> Iterator[Approval]:
@@ -142,15 +194,21 @@ def _shown(state: RunState, room: Room1) -> Iterator[Approval]:
         if asked.call_id not in decisions or room.clock.now() >= asked.expires_at:
             continue
         decision = decisions[asked.call_id]
+        is_resolution = asked.kind == "resolution"
         contract = room.contracts.get(decision.tool)
         if contract is not None and contract.sha256() != decision.contract_sha256:
             contract = None
         yield Approval(
             approval_id=asked.approval_id,
+            kind=asked.kind,
             tool=decision.tool,
             tool_description=contract.description if contract else None,
             effect=decision.effect,
+            tainted=decision.tainted,
+            idempotency_key=idempotency_key(state.header.run_id, decision.call_id) if is_resolution else None,
             arguments=tuple(_arguments(decision, contract)),
+            resource=decision.resource,
+            facts=decision.facts,
             requested_by=state.created.principal.user_id,
             input=UsersWords(text=state.created.input),
             agent_version=state.header.release,

@@ -7,10 +7,11 @@ the next one asks for the same number and gets the same money.
 
 import json
 
+from agent.allowances import give_back
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed
 from agent.events import BudgetGranted, BudgetReturned, EndReason, ModelFailed, Usage
 from agent.held_run import MAX_MOVES, HeldRun, read_state
-from agent.ports import Clock, Grant, Ledger, ModelRequest, RunLog
+from agent.ports import Allowances, Clock, Grant, Ledger, ModelRequest, RunLog
 from agent.pricing import Price
 from agent.runlog import RunHeader, RunState
 
@@ -85,11 +86,11 @@ def settled(price: Price, usage: Usage | None, reserved_micros: int) -> tuple[in
     return (reserved_micros, True) if usage is None else (price.cost_micros(usage), False)
 
 
-def assumed_failure(state: RunState, error: str, *, epoch: int | None = None) -> ModelFailed | None:
+def assumed_failure(state: RunState, error: str, *, epoch: int | None = None, shown: bool = True) -> ModelFailed | None:
     """Return the settlement of a model call that was begun (in that epoch) and whose end nobody saw, or None."""
-    if state.open_model is None or epoch not in {None, state.open_model[1]}:
+    if state.open_model is None or epoch not in {None, state.open_model.epoch}:
         return None
-    started, _ = state.open_model
+    started = state.open_model.started
     return ModelFailed(
         turn=started.turn,
         attempt=started.attempt,
@@ -98,16 +99,16 @@ def assumed_failure(state: RunState, error: str, *, epoch: int | None = None) ->
         retryable=True,
         cost_micros=started.reserved_micros,
         assumed=True,
-        shown=True,  # nobody knows
+        shown=shown,
     )
 
 
-def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, state: RunState) -> RunHeader:
-    """Settle what an ended run left open and return its money; harmless when repeated, by whomever.
+def settle_ended(log: RunLog, ledger: Ledger, allowances: Allowances, clock: Clock, state: RunState) -> RunHeader:
+    """Settle what an ended run left open, return its money and what its calls did not use; harmless when repeated.
 
     Raises:
         LogContended: the log moved too often in a row.
-        StoreUnavailable: the ledger did not answer; the run stays due.
+        StoreUnavailable: ledger or allowances did not answer; the run stays due.
     """
     for _ in range(MAX_MOVES):
         header = state.header
@@ -116,6 +117,7 @@ def settle_ended(log: RunLog, ledger: Ledger, clock: Clock, state: RunState) -> 
         try:
             if failure := assumed_failure(state, "run_ended"):
                 header = log.append(header, [failure], at=clock.now())
+            give_back(allowances, state, at=clock.now())
             ledger.give_back(header, at=clock.now())
             return log.append(header, [BudgetReturned(amount_micros=header.slice_micros)], at=clock.now(), outside=True)
         except LogMoved:

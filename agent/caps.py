@@ -1,15 +1,19 @@
-"""What ends a run whatever the model wants: cancelled, out of time, out of turns, going nowhere.
+"""What ends a run whatever the model wants: cancelled, out of time, out of turns, going nowhere, denied.
 
 Calls per turn and in all, and the size of arguments, are the gate's; the size of results is the turn's; of an answer,
 `agent.answer`'s; attempts are `agent.model_choice`'s, money is `agent.budget`'s.
 """
 
+from collections import Counter
 from datetime import datetime
 
 from agent.errors import RunFailed
-from agent.events import EndReason
+from agent.events import EndReason, Verdict
 from agent.release import Release
 from agent.runlog import RunState
+
+NO_FAULT = frozenset({"too_many_calls"})
+"""Denials that ask the model to come again with the very same call."""
 
 MAX_IDLE_CLAIMS = 5
 """How many holders in a row may die without having recorded anything."""
@@ -37,3 +41,17 @@ def require_turn(state: RunState, release: Release) -> None:
     """
     if len(state.turns) >= release.caps.max_turns:
         raise RunFailed(EndReason.MAX_TURNS)
+    if denied := [tool for tool, turns in denied_turns(state).items() if turns >= release.caps.max_denied_turns]:
+        raise RunFailed(EndReason.DENIED_TOO_OFTEN, f"denied in too many turns: {denied}")
+
+
+def denied_turns(state: RunState) -> Counter[str]:
+    """Return in how many turns calls of a tool were denied, by tool; tools that there are not count as one.
+
+    A denial tells the model what is wrong, so that it may correct itself: so often, and not for ever.
+    """
+    turns: Counter[str] = Counter()
+    for turn in state.turns:
+        denied = [d for d in turn.completed.decisions if d.verdict is Verdict.DENY and d.code not in NO_FAULT]
+        turns.update({"" if decision.code == "unknown_tool" else decision.tool for decision in denied})
+    return turns

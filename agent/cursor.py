@@ -10,6 +10,8 @@ from typing import Self
 
 from agent.errors import InputInvalid
 
+SHAPE = r"[0-9]{1,9}(\.[0-9]{1,9}){2}"
+
 
 @dataclass(frozen=True, order=True)
 class Cursor:
@@ -29,7 +31,7 @@ class Cursor:
         Raises:
             InputInvalid: it is none; `field` says where it came from.
         """
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){2}", text, re.ASCII):
+        if not re.fullmatch(SHAPE, text, re.ASCII):
             raise InputInvalid("a position is the id of an event of this run", field=field)
         seq, index, offset = map(int, text.split("."))
         return cls(seq, index, offset)

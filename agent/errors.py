@@ -99,6 +99,13 @@ class OwnRun(CallerMistake):
     status = 403
 
 
+class UserSwitchedOff(CallerMistake):
+    """Operators have switched this user off."""
+
+    code = "user_switched_off"
+    status = 403
+
+
 class AlreadyDecided(Conflict):
     """An approval was decided before; it is decided once."""
 
@@ -148,10 +155,22 @@ class TooManyRuns(TryLater):
     status = 429
 
 
+class SwitchedOff(TryLater):
+    """Operators have switched off what this would begin; `retry_after_s` is when that ends at the latest."""
+
+    code = "switched_off"
+
+
 class LogContended(TryLater):
     """The run log could not be written within its bounded retries (conflicts or throttling)."""
 
     code = "log_contended"
+
+
+class FactsUnavailable(TryLater):
+    """What policy has to know of a resource can't be read: nothing is decided on a guess."""
+
+    code = "facts_unavailable"
 
 
 class StoreUnavailable(TryLater):
@@ -230,6 +249,12 @@ class ModelNotOffered(ModelError):
 
     code = "model_not_offered"
     billed = False
+
+
+class ModelSwitchedOff(ModelError):
+    """Operators switched the model off in the middle of the call."""
+
+    code = "model_switched_off"
 
 
 class ToolUnreached(KeepgateError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from agent.identity import ApprovalId, CallId, Principal, RunId, SessionId, TenantId, UserId
-from agent.tools import Effect
+from agent.tools import Effect, IfUnknown
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -54,12 +54,16 @@ class EndReason(StrEnum):
     BUDGET_TENANT = "budget_tenant"
     BUDGET_PLATFORM = "budget_platform"
     CANCELLED = "cancelled"
+    DENIED_TOO_OFTEN = "denied_too_often"
     MODEL_UNAVAILABLE = "model_unavailable"
     MODEL_REFUSED = "model_refused"
     ANSWER_TRUNCATED = "answer_truncated"
     ANSWER_EMPTY = "answer_empty"
+    INPUT_BLOCKED = "input_blocked"
+    ANSWER_BLOCKED = "answer_blocked"
     POLICY_UNAVAILABLE = "policy_unavailable"
     RELEASE_UNAVAILABLE = "release_unavailable"
+    SWITCHED_OFF = "switched_off"
     WAIT_EXPIRED = "wait_expired"
     INTERNAL_ERROR = "internal_error"
 
@@ -70,6 +74,10 @@ class Verdict(StrEnum):
     ALLOW = "allow"
     ASK = "ask"
     DENY = "deny"
+
+
+Mode = Literal["force_review", "read_only"]
+"""What operators may demand of every agent: that a person sees each effect first, or that there is none."""
 
 
 class Fact(BaseModel):
@@ -134,8 +142,21 @@ class Decision(Fact):
     """True where the contract sends the call through the queue."""
     effect: Effect | None = None
     """From the contract; None where there is none (an unknown tool)."""
+    if_unknown: IfUnknown = "tell_model"
+    """From the contract: also where that is gone by the time it counts."""
     shown_to_user: bool = False
     """From the contract: whether arguments and result may stand in the user's event stream."""
+    resource: str = ""
+    """`Type::id` of what the call acts on."""
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the platform had just read of the resource, where the contract says that policy needs it."""
+    facts_sha256: str = ""
+    uses: dict[str, int] = Field(default_factory=dict)
+    """What the call uses up of its contract's allowances, if it runs."""
+    tainted: bool = False
+    """Whether text from outside was in the conversation when this was decided."""
+    modes: tuple[Mode, ...] = ()
+    """The modes that were on: the operators', and `force_review` where a guard of the release asked for it."""
 
 
 class SessionMessage(Fact):
@@ -185,6 +206,8 @@ class SessionLoaded(Fact):
 
     type: Literal["session.loaded"] = "session.loaded"
     messages: tuple[SessionMessage, ...]
+    tainted: bool = True
+    """Whether an earlier run of the session was; one that was loaded before this was recorded counts as tainted."""
 
 
 class BudgetGranted(Fact):
@@ -228,6 +251,17 @@ class ModelCompleted(Fact):
     assumed: bool = False
     duration_ms: int = Field(ge=0)
     decisions: tuple[Decision, ...] = ()
+    replacement: str | None = None
+    """What everybody gets in place of the text that a guard held back, "" for nothing; None where the text stands.
+
+    The text itself stays in the log for the audit, and no reading of the log shows it.
+    """
+
+    def shown_texts(self) -> tuple[str, ...]:
+        """Return the answer's texts as they may be shown."""
+        if self.replacement is not None:
+            return (self.replacement,) if self.replacement else ()
+        return tuple(block.text for block in self.content if isinstance(block, Text))
 
 
 class ModelFailed(Fact):
@@ -246,13 +280,24 @@ class ModelFailed(Fact):
     """Whether any of its text may have reached the user: then no other model takes over."""
 
 
+ApprovalKind = Literal["approval", "resolution"]
+"""May the call run? Or: has it happened?"""
+
+ApprovalChoice = Literal["approve", "reject", "happened", "did_not_happen"]
+"""What a person decides about an approval (the first two), or finds about a resolution."""
+
+FINDINGS: frozenset[ApprovalChoice] = frozenset({"happened", "did_not_happen"})
+
+
 class ApprovalRequested(Fact):
     """A call waits for a person. What the approval binds besides (hashes, arguments) stands in the call's decision.
 
-    Approvers see it until it is decided or `expires_at` passes.
+    Approvers see it until it is decided or `expires_at` passes. A *resolution* asks for no leave: it asks what became
+    of a call that was started and whose end was not seen.
     """
 
     type: Literal["approval.requested"] = "approval.requested"
+    kind: ApprovalKind = "approval"
     approval_id: ApprovalId
     call_id: CallId
     tool: str
@@ -262,13 +307,16 @@ class ApprovalRequested(Fact):
 
 
 class ApprovalDecided(Fact):
-    """A person decided about a call. The first decision stands; it is used up by the start of the call."""
+    """A person decided about a call. The first decision stands.
+
+    An approval is used up by the start of the call. A finding starts nothing: it is what the model is told.
+    """
 
     type: Literal["approval.decided"] = "approval.decided"
     approval_id: ApprovalId
     call_id: CallId
     by: UserId
-    decision: Literal["approve", "reject"]
+    decision: ApprovalChoice
     reason: str = ""
     """The approver's words, for the model and the user."""
 
@@ -321,18 +369,47 @@ class ToolCompleted(Fact):
     outcome: Literal["ok", "error"]
     content: str
     """JSON text; for an error `{"error": code, "message": sentence}`."""
+    trusted: bool = False
+    """Whether these are the platform's own words; all else is marked as data for the model, and taints the session."""
     object_key: str | None = None
     """Where the whole result lies when `content` is only its head."""
     duration_ms: int = Field(ge=0)
+    did_not_run: bool = False
+    """Whether the platform knows that this start of the call did nothing: a tool can't claim it."""
+
+
+UNRESOLVED = "unresolved"
+"""The cause of an outcome that stays unknown because nobody looked into it in time."""
 
 
 class ToolOutcomeUnknown(Fact):
-    """A call was started, its end was not seen, and it must not run again. It is the call's one result."""
+    """A call was started, its end was not seen, and it must not run again.
+
+    It is the call's one result, unless a person is asked: then what they find is, or one more of these.
+    """
 
     type: Literal["tool.outcome_unknown"] = "tool.outcome_unknown"
     call_id: CallId
     tool: str
     cause: str
+    asks_person: bool = False
+    """Whether the holder puts the question before the approvers. Nothing runs meanwhile, nor afterwards."""
+
+
+class GuardFired(Fact):
+    """A guard of the release, or the model's service, found something: what it was, never its text."""
+
+    type: Literal["guard.fired"] = "guard.fired"
+    at: Literal["input", "tool_output", "answer"]
+    guard: str
+    """Its name in the release."""
+    kinds: tuple[str, ...]
+    response: Literal["block", "flag", "ask", "fall_back"]
+    release_sha256: str
+    """Of the release's file and prompt as they were."""
+    turn: int = Field(default=0, ge=0)
+    call_id: CallId | None = None
+    """Of the call whose result it was about."""
 
 
 class RunWaiting(Fact):
@@ -398,6 +475,7 @@ Payload = Annotated[
     | ToolProgress
     | ToolCompleted
     | ToolOutcomeUnknown
+    | GuardFired
     | RunWaiting
     | CancelRequested
     | WorkerLost
@@ -414,6 +492,7 @@ OUTSIDE = frozenset(
         "tool.progress",
         "tool.completed",
         "tool.outcome_unknown",
+        "guard.fired",
         "worker.lost",
         "feedback.given",
         "budget.returned",

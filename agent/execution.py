@@ -11,6 +11,7 @@ tool broke off. Whoever called then ends the process, because a thread can't be 
 
 import bisect
 import contextvars
+import json
 import logging
 import math
 import threading
@@ -22,17 +23,22 @@ from typing import Any, Protocol
 from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agent import tracing
+from agent import rows, tracing
 from agent.answer import mended
 from agent.errors import CallNotDecided, KeepgateError, StoreUnavailable, ToolLost
 from agent.events import MAX_PROGRESS_CHARACTERS, MAX_PROGRESS_NOTES, Decision, Verdict
+from agent.floor import floor
 from agent.held_run import read_state
-from agent.identity import CallId, Principal, RunId, TenantId
+from agent.hooks import STRICTNESS
+from agent.identity import CallId, Principal, RunId, TenantId, idempotency_key
+from agent.pinned_call import Outside, PinnedServer
 from agent.ports import Clock, ProgressNotes, RunLog, ToolReply
 from agent.runlog import RunState, Turn
+from agent.secrets import Mask
 from agent.tools import (
     Arguments,
     Contract,
+    ReadSecret,
     TenantData,
     TenantFiles,
     Tool,
@@ -46,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 500
 """Characters of a tool's own error sentence that the model gets."""
+PLATFORM_ERRORS = ("secret_unavailable", "file_too_large")
+"""What may fail inside any tool, in what the platform lends it."""
 NOTE_EVERY_S = 1.0
 """Of the notes a tool gives in quick succession, the first counts."""
 UNREACHABLE = canonical_json({"error": "store_unavailable", "message": "The data can't be reached at the moment."})
@@ -77,6 +85,10 @@ class TenantAccess(Protocol):
         """Return the run's files."""
         ...
 
+    def secrets(self, principal: Principal, contract: Contract) -> ReadSecret:
+        """Return what reads the secrets of the call's contract, of this tenant and user alone."""
+        ...
+
     def results(self, tenant_id: str, run_id: str) -> TenantFiles:
         """Return the place where the platform itself puts results that are too large for the log."""
         ...
@@ -97,6 +109,8 @@ class ToolRoom:
     notes: ProgressNotes
     wait: Callable[[threading.Event, float], bool] = _wait
     """Wait for the tool to end; False where the time passed first."""
+    outside: Outside | None = None
+    """The way to servers outside; without it their tools fail."""
 
 
 @dataclass(frozen=True)
@@ -161,28 +175,37 @@ def require_decided(room: ToolRoom, tenant_id: str, run_id: str, call_id: str) -
         raise CallNotDecided("no approval of the call was given and consumed by its start")
     if call_id in turn.decided and turn.decided[call_id].by == state.created.principal.user_id:
         raise CallNotDecided("the call was approved by who asked for it")
-    if call_id in turn.results:
-        raise CallNotDecided("the call has its result already")
+    if turn.is_closed(call_id):
+        raise CallNotDecided("the call has its result already, or only a person can say what became of it")
+    tool, arguments = _require_same(room, decision)
+    return DecidedCall(state.created.principal, decision, tool, arguments, turn.started[call_id][0].attempt)
+
+
+def _require_same(room: ToolRoom, decision: Decision) -> tuple[Tool[Any], Arguments]:
+    """Return tool and arguments of a decision, if they are those that were decided, and decided as they must be."""
     tool = room.tools.get(decision.tool)
     if tool is None or tool.contract.sha256() != decision.contract_sha256:
         raise CallNotDecided("the call was decided under another contract of its tool")
+    least = floor(tool.contract.effect, tainted=decision.tainted, modes=decision.modes)
+    if STRICTNESS[decision.verdict] < STRICTNESS[least]:
+        raise CallNotDecided("the call was decided below the floor of its effect")
     if sha256_of(decision.arguments) != decision.arguments_sha256:
         raise CallNotDecided("the arguments are not the ones that were decided")
     try:
-        arguments = tool.arguments.model_validate_json(canonical_json(decision.arguments))
+        return tool, tool.arguments.model_validate_json(canonical_json(decision.arguments))
     except ValidationError as error:
         raise CallNotDecided("the decided arguments do not fit the tool") from error
-    attempt = turn.started[call_id][0].attempt
-    return DecidedCall(state.created.principal, decision, tool, arguments, attempt)
 
 
 def _outcome(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[Any, str, str | None]:
     contract = call.tool.contract
+    mask = Mask()
     try:
-        result, written = _run(room, call, run_id)
-        return "ok", *_within(result, written, room, call, run_id)
+        result, written = _run(room, call, run_id, mask)
+        return "ok", *_within(mask.json(result.model_dump_json()), written, room, call, run_id)
     except ToolFailed as failed:
-        return "error", _error(failed.code, str(failed)[:MAX_MESSAGE]), None
+        code = failed.code if failed.code in (*contract.errors, *PLATFORM_ERRORS) else "tool_failed"
+        return "error", _error(code, mask.text(str(failed))[:MAX_MESSAGE]), None
     except ToolLost:
         raise
     except Exception as error:
@@ -199,18 +222,26 @@ def _outcome(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[Any, str, 
         return "error", _error("tool_failed", "The tool failed. Trying again is unlikely to help."), None
 
 
-def _run(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[BaseModel, list[str]]:
+def _run(room: ToolRoom, call: DecidedCall, run_id: str, mask: Mask) -> tuple[BaseModel, list[str]]:
     contract, decision = call.tool.contract, call.decision
     tenant_id = call.principal.tenant_id
-    files = _Written(room.access.files(tenant_id, run_id, contract))
+    files = _Written(room.access.files(tenant_id, run_id, contract), mask, contract.max_file_bytes)
+    key = idempotency_key(run_id, decision.call_id)
+    secret = _masked(room.access.secrets(call.principal, contract), mask)
+    server = None
+    if room.outside is not None and contract.server is not None:
+        server = PinnedServer(contract, contract.server, room.outside, secret, key)
     context = ToolContext(
         principal=call.principal,
         run_id=run_id,
         call_id=decision.call_id,
-        idempotency_key=f"{run_id}/{decision.call_id}",
+        idempotency_key=key,
         data=room.access.data(tenant_id, contract),
         files=files,
-        progress=_progress(room, call, run_id),
+        tainted=decision.tainted,
+        progress=_progress(room, call, run_id, mask),
+        secret=secret,
+        server=server,
     )
     answer: list[BaseModel | BaseException] = []
     done = threading.Event()
@@ -236,17 +267,24 @@ def _run(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[BaseModel, lis
             return result, files.keys
 
 
-def _within(
-    result: BaseModel, written: list[str], room: ToolRoom, call: DecidedCall, run_id: str
-) -> tuple[str, str | None]:
-    """Return the result within the contract's bytes; a larger one goes to the bucket whole and its head to the log."""
-    cap = call.tool.contract.max_result_bytes
-    content = result.model_dump_json()
+def _within(content: str, written: list[str], room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[str, str | None]:
+    """Return the result within the contract's rows and bytes; one that has more goes to the bucket whole.
+
+    What stands in the log then says so: each list's first rows and how to get the others, or else the text's head.
+    """
+    contract = call.tool.contract
+    cap = contract.max_result_bytes
+    if contract.trusted and call.tool.result:
+        # An object made without validation could hold anything, and a computed field of it, too.
+        call.tool.result.model_validate_json(content, extra="forbid")
     size = len(content.encode())
-    if size <= cap:
+    short = rows.shortened(json.loads(content), contract)
+    if short is None and size <= cap:
         return content, written[0] if written else None
     files = room.access.results(call.principal.tenant_id, run_id)
     key = files.write(f"{call.decision.call_id}.json", content.encode(), content_type="application/json")
+    if short is not None and len(short.encode()) <= cap:
+        return short, key
 
     def headed(characters: int) -> str:
         return canonical_json({"truncated": True, "bytes": size, "head": content[:characters]})
@@ -257,19 +295,35 @@ def _within(
 
 
 class _Written:
-    """Files that remember what the tool wrote, for the log."""
+    """Files that remember what the tool wrote, for the log, keep its secrets out, and have a bound together."""
 
-    def __init__(self, files: TenantFiles) -> None:
+    def __init__(self, files: TenantFiles, mask: Mask, max_bytes: int) -> None:
         self._files = files
+        self._mask = mask
+        self._room = max_bytes
         self.keys: list[str] = []
 
     def write(self, name: str, content: bytes, *, content_type: str) -> str:
-        key = self._files.write(name, content, content_type=content_type)
+        self._room -= len(content)
+        if self._room < 0:
+            raise ToolFailed("file_too_large", "The file would be too large. Ask for less.")
+        key = self._files.write(name, self._mask.content(content), content_type=content_type)
         self.keys.append(key)
         return key
 
 
-def _progress(room: ToolRoom, call: DecidedCall, run_id: str) -> Callable[[str], None]:
+def _masked(read: ReadSecret, mask: Mask) -> ReadSecret:
+    """Return a reader whose secrets are masked from the moment the tool has them."""
+
+    def read_and_mask(name: str, *, fresh: bool = False) -> str:
+        secret = read(name, fresh=fresh)
+        mask.add(secret)
+        return secret
+
+    return read_and_mask
+
+
+def _progress(room: ToolRoom, call: DecidedCall, run_id: str, mask: Mask) -> Callable[[str], None]:
     """Return what a tool tells its progress to: for a call of the queue, whose worker passes it on, and bounded."""
     span = trace.get_current_span()
     tenant_id, call_id = call.principal.tenant_id, call.decision.call_id
@@ -278,7 +332,7 @@ def _progress(room: ToolRoom, call: DecidedCall, run_id: str) -> Callable[[str],
     def tell(note: str) -> None:
         nonlocal index, told_at
         now = room.clock.monotonic()
-        text = mended(note)[:MAX_PROGRESS_CHARACTERS].strip()
+        text = mended(mask.text(note))[:MAX_PROGRESS_CHARACTERS].strip()
         if not text or not call.decision.queued or index == MAX_PROGRESS_NOTES or now - told_at < NOTE_EVERY_S:
             return
         span.add_event("progress")  # without its text: no contents in traces

@@ -6,10 +6,12 @@ is good only for the log it was taken on: if the log has moved, the holder reloa
 a turn costs two transactions: results ride with the next `model.started`, an answer with the start of its calls.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, TryLater
+from agent.controls import Controls
+from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, StoreUnavailable, TryLater
 from agent.events import (
     EndReason,
     ModelCompleted,
@@ -33,6 +35,14 @@ from agent.sessions import runs_ahead
 
 MAX_MOVES = 20
 """How often in a row the log may move under a holder before it gives up; the run is woken again."""
+
+DEAF_S = 5.0
+"""How long a call in progress goes on while the switches can't be read: a hiccup should not cost an answer, and a
+switch should not wait longer for its effect. Nothing *begins* meanwhile."""
+
+ASK_AGAIN_S = (0.5, 1.0, 2.0, 4.0)
+"""How long a holder waits for switches that can't be read before it gives the run back: each time it does counts as a
+claim that came to nothing."""
 
 LEASE_MARGIN_S = 10.0
 """What is kept of a lease for the last appends."""
@@ -73,6 +83,7 @@ class HeldRun:
         self.interrupted: Callable[[], Usage | None] | None = None
         """After the end of the run: reads on in the model call it interrupted, for its usage."""
         self._lease_until = lease_until
+        self._heard, self._heard_at = Controls(), -math.inf
         self._logged = state
         self._facts: list[Payload] = []
         self._moves = 0
@@ -106,10 +117,41 @@ class HeldRun:
                 release = self.runtime.releases(self.header.release)
             except ConfigurationInvalid as gone:
                 raise RunFailed(EndReason.RELEASE_UNAVAILABLE, str(gone)) from gone
-            if missing := set(release.tools) - set(self.runtime.tools):
+            if missing := set(release.tools) - set(release.pins) - set(self.runtime.tools):
                 raise RunFailed(EndReason.RELEASE_UNAVAILABLE, f"no such tools: {sorted(missing)}")
             self._release = release
         return self._release
+
+    def controls(self) -> Controls:
+        """Return what operators' switches and modes say for this run now.
+
+        Raises:
+            StoreUnavailable: not known (fail closed).
+        """
+        header = self.header
+        controls = self.runtime.controls.effective(
+            header.tenant_id, header.user_id, release=header.release, agent=self.release.agent
+        )
+        self._heard, self._heard_at = controls, self.runtime.clock.monotonic()
+        return controls
+
+    def require_switched_on(self) -> Controls:
+        """Check, before anything begins, that operators have not stopped the run.
+
+        Raises:
+            RunFailed: they have.
+            StoreUnavailable: not known; the facts noted so far are written, for the holder that finds out.
+        """
+        for wait_s in (*ASK_AGAIN_S, None):
+            try:
+                return _require_going(self.controls())
+            except StoreUnavailable:
+                if self._facts:
+                    self.append()
+                if wait_s is None:
+                    raise
+                self.runtime.clock.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def note(self, fact: Payload) -> None:
         """Take a fact into account; the next append writes it."""
@@ -130,6 +172,11 @@ class HeldRun:
         self._facts, self._moves, self.is_fresh = [], 0, False
         for decision in decisions:
             self._tell(decision)
+
+    def write(self) -> None:
+        """Write the facts noted so far, if there are any. Raises as `append` does."""
+        if self._facts:
+            self.append()
 
     def end(self, reason: EndReason, answer: str | None = None) -> None:
         """Write the end of the run. A call that was started and not seen to end is recorded as unknown."""
@@ -160,13 +207,26 @@ class HeldRun:
         # The facts of a holder that was replaced are not facts any more: its successor has judged what was open.
         self.state = self._with(self._logged, self._facts) if self.is_held else self._logged
 
-    def hear(self) -> None:
-        """Read the header, in the middle of something slow.
+    def hear(self) -> Controls:
+        """Read header and switches, in the middle of something slow.
+
+        Two reads and not one: the log is the run's, the switches are everybody's and shared by who asks within a
+        second, and each may be silent for a moment without making the other so. Returns the newest controls known.
 
         Raises:
-            RunFailed: cancelled, or the deadline has passed.
+            RunFailed: cancelled, stopped by operators, or the deadline has passed.
             LogMoved: the run has another holder.
+            StoreUnavailable: the switches have not been readable for `DEAF_S`.
         """
+        self._hear_log()
+        try:
+            return _require_going(self.controls())
+        except StoreUnavailable:
+            if self.runtime.clock.monotonic() - self._heard_at > DEAF_S:
+                raise
+            return self._heard
+
+    def _hear_log(self) -> None:
         try:
             header = self.runtime.log.header(self.header.tenant_id, self.header.run_id)
         except TryLater:
@@ -208,6 +268,12 @@ class HeldRun:
             self.runtime.hooks.tell(self.header, payload)
 
 
+def _require_going(controls: Controls) -> Controls:
+    if controls.stops_run:
+        raise RunFailed(EndReason.SWITCHED_OFF, controls.stops_run.target.id)
+    return controls
+
+
 def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> HeldRun | None:
     """Become the holder of a run; None where it is over, has a live holder, or still waits for something.
 
@@ -246,11 +312,16 @@ def _still_waits(log: RunLog, state: RunState, now: datetime) -> bool:
 def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:
     """Whether a holder could do something about a call that a parked run waits for."""
     due_at = _due_at(turn, call_id)
+    if call_id in turn.unknown:
+        return due_at is None or now >= due_at or call_id in turn.findings
     return due_at is not None and (now >= due_at or (call_id in turn.decided and call_id not in turn.queued))
 
 
 def _due_at(turn: Turn, call_id: str) -> datetime | None:
-    """Return when a call's wait ends: in the queue, or before that before a person."""
+    """Return when a call's wait ends: before a person who looks into it, in the queue, or before one who allows it."""
+    if call_id in turn.unknown:
+        asked = turn.checks.get(call_id)
+        return asked.expires_at if asked else None
     if queued := turn.queued.get(call_id):
         return queued.due_at
     requested = turn.requested.get(call_id)

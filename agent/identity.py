@@ -10,7 +10,8 @@ UserId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@+-]{1,128}$")]
 RunId = Annotated[str, Field(pattern=r"^run_[0-9A-HJKMNP-TV-Z]{26}$")]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(pattern=r"^call_[0-9]{1,4}_[0-9]{1,3}$")]
-ApprovalId = Annotated[str, Field(pattern=r"^apr_[0-9A-HJKMNP-TV-Z]{26}_[0-9]{1,4}_[0-9]{1,3}$")]
+ApprovalId = Annotated[str, Field(pattern=r"^(apr|res)_[0-9A-HJKMNP-TV-Z]{26}_[0-9]{1,4}_[0-9]{1,3}$")]
+"""Of an approval, or of a resolution: one call may need first the one, and later the other."""
 
 
 class Role(StrEnum):
@@ -36,13 +37,23 @@ def call_id(turn: int, index: int) -> str:
     return f"call_{turn}_{index}"
 
 
+def idempotency_key(run_id: str, call_id: str) -> str:
+    """Return the key under which a call acts on the world, however often it is started: `run_id/call_id`."""
+    return f"{run_id}/{call_id}"
+
+
 def approval_id(run_id: str, call_id: str) -> str:
     """Return the id of a call's approval, which names run and call: `apr_<of the run>_<turn>_<index>`."""
     return f"apr_{run_id.removeprefix('run_')}_{call_id.removeprefix('call_')}"
 
 
+def resolution_id(run_id: str, call_id: str) -> str:
+    """Return the id of the question what became of a call: as `approval_id`, with `res` in front."""
+    return f"res_{run_id.removeprefix('run_')}_{call_id.removeprefix('call_')}"
+
+
 def run_of_approval(approval_id: str) -> str:
-    """Return the run that an approval's id names. The id must have been validated."""
+    """Return the run that an approval's or a resolution's id names. The id must have been validated."""
     return f"run_{approval_id.split('_')[1]}"
 
 

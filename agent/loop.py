@@ -8,13 +8,13 @@ anything else ends the invocation, and the run is woken for another one.
 from contextlib import suppress
 from datetime import datetime
 
-from agent import caps, sessions, tracing
+from agent import caps, guardrails, sessions, tracing
 from agent.answer import conclusion
 from agent.budget import assumed_failure, price_of, settle_ended
 from agent.errors import LogMoved, RunFailed
 from agent.events import EndReason, RunWaiting, Status, WaitingFor
 from agent.held_run import HeldRun, claim
-from agent.model_call import ask
+from agent.model_call import ask, was_shown
 from agent.runlog import RunHeader
 from agent.runtime import Runtime
 from agent.turn import play
@@ -61,16 +61,17 @@ def work(run: HeldRun) -> None:
 
 
 def take_step(run: HeldRun) -> None:
-    """Do the next thing: end with the answer, mind the caps, settle what a dead holder left, play the turn, or ask."""
+    """Do the next thing: end with the answer, mind switches and caps, settle what was left, play the turn, or ask."""
     turn = run.state.turn
     if turn and (end := conclusion(turn)):
         run.end(*end)
         return
     caps.require_time(run.state, run.runtime.clock.now(), was_parked=run.is_fresh and run.found is not Status.RUNNING)
-    if lost := assumed_failure(run.state, "holder_lost"):
+    controls = run.require_switched_on()
+    if lost := assumed_failure(run.state, "holder_lost", shown=was_shown(run)):
         run.note(lost)
     if turn and not turn.is_settled:
-        play(run, turn)
+        play(run, turn, controls)
         return
     if run.state.history is None and run.header.session_id:
         if sessions.runs_ahead(run.runtime.log, run.header):
@@ -78,19 +79,25 @@ def take_step(run: HeldRun) -> None:
             run.append(RunWaiting(waiting_for=(WaitingFor.SESSION,), due_at=due_at))
             return
         run.note(sessions.load(run.runtime.log, run.header, max_bytes=run.release.caps.max_session_bytes))
-    ask(run)
+    guardrails.require_input(run)
+    ask(run, controls)
 
 
 def settle(run: HeldRun) -> RunHeader:
     """After the end: settle the model call it interrupted, at what was used if that is still told, and return money.
 
-    The next run of the session is woken first: if that is not reached, the run stays due, and the sweeper does it all.
+    Those who waited for it come first: the next run of the session, and the calls behind its own in the tenant's line.
+    If that is not reached, the run stays due, and the sweeper does it all.
     """
     sessions.wake_next(run.runtime.log, run.runtime.wake, run.header)
+    if run.state.turn and run.state.turn.queued:
+        # Its jobs may have been dropped already, by workers that found their slots not free yet.
+        run.runtime.dispatcher.send(run.header.tenant_id)
     usage = run.interrupted() if run.interrupted else None
     lost = assumed_failure(run.state, "run_ended", epoch=run.epoch)
     if usage and lost:
         cost = price_of(run, lost.model_id).cost_micros(usage)
         with suppress(LogMoved):  # feedback came first: settled below, at the whole reservation
             run.append(lost.model_copy(update={"usage": usage, "cost_micros": cost, "assumed": False}))
-    return settle_ended(run.runtime.log, run.runtime.ledger, run.runtime.clock, run.state)
+    runtime = run.runtime
+    return settle_ended(runtime.log, runtime.ledger, runtime.allowances, runtime.clock, run.state)

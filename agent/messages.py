@@ -2,8 +2,8 @@
 
 Every prefix of every log folds to a request Converse accepts (the property test holds it to that): roles alternate and
 begin and end with the user, each tool use is answered in the next message, all results of a turn stand in one message
-in call order, nothing is empty. What tools bring in is wrapped as data unless the contract trusts it; JSON is the
-wrapping because no content can close it from inside.
+in call order, nothing is empty. What tools bring in is wrapped as data unless the log says that it is trusted, which is
+also what spares the run its taint; JSON is the wrapping because no content can close it from inside.
 """
 
 import json
@@ -40,25 +40,27 @@ def request(state: RunState, release: Release, model: ModelChoice, tools: Mappin
     offered = tuple(
         ToolSpec(name=name, description=tools[name].contract.description, schema=tools[name].contract.schema_)
         for name in release.tools
+        # A server's tool may be gone from the lock, or be there under another pin than the release's.
+        if name in tools and release.offers(tools[name].contract)
     )
     return ModelRequest(
         model_id=model.id,
         system=f"{release.prompt.strip()}\n\n{PLATFORM_PROMPT}",
-        messages=conversation(state, model.id, tools),
+        messages=conversation(state, model.id),
         tools=offered,
         max_tokens=model.max_tokens,
         temperature=model.temperature,
     )
 
 
-def conversation(state: RunState, model_id: str, tools: Mapping[str, Tool[Any]]) -> list[dict[str, Any]]:
+def conversation(state: RunState, model_id: str) -> list[dict[str, Any]]:
     """Return the messages so far. A turn whose calls don't all have their result yet is not part of them."""
     texts = [*((message.role, message.text) for message in state.history or ()), ("user", state.created.input)]
     messages = [{"role": role, "content": [{"text": _filled(text)}]} for role, text in texts]
     for turn in state.turns:
         if turn.uses and turn.is_settled:
             messages.append({"role": "assistant", "content": _said(turn, model_id)})
-            messages.append({"role": "user", "content": [_result(turn, d, tools) for d in turn.completed.decisions]})
+            messages.append({"role": "user", "content": [_result(turn, d) for d in turn.completed.decisions]})
     _elide(messages)
     return messages
 
@@ -77,14 +79,13 @@ def _said(turn: Turn, model_id: str) -> list[dict[str, Any]]:
     return said
 
 
-def _result(turn: Turn, decision: Decision, tools: Mapping[str, Tool[Any]]) -> dict[str, Any]:
+def _result(turn: Turn, decision: Decision) -> dict[str, Any]:
     result: Result | None = turn.results.get(decision.call_id)
     match result:
         case _ if decision.verdict is Verdict.DENY:
             ok, text = False, canonical_json({"error": decision.code, "message": decision.message})
-        case ToolCompleted(outcome=outcome, content=content):
-            tool = tools.get(decision.tool)
-            ok, text = outcome == "ok", content if tool and tool.contract.trusted else _marked(content)
+        case ToolCompleted(outcome=outcome, content=content, trusted=trusted):
+            ok, text = outcome == "ok", content if trusted else _marked(content)
         case ToolOutcomeUnknown():
             ok, text = False, canonical_json({"error": "outcome_unknown", "message": UNKNOWN})
         case None:

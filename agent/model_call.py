@@ -1,20 +1,41 @@
 """One model call: paid for, recorded, streamed under a hard timeout, settled, and its tool calls decided.
 
-Text goes out as deltas while it comes in. Nothing of the answer counts until the model has stopped; then the gate
-decides every call it asks for, and answer and decisions become one fact.
+Text goes out as deltas while it comes in, as far as the release's guards can tell already that they will let it pass.
+Nothing of the answer counts until the model has stopped; then the gate decides every call it asks for, the guards judge
+the whole, and answer and decisions become one fact.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent import budget, caps, messages, model_choice, tracing
+from agent import budget, caps, guardrails, messages, model_choice, tracing
 from agent.answer import MALFORMED, Answer, mended
+from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
-from agent.errors import HookFailed, ModelError, ModelTimedOut, ModelUnavailable, RunFailed, TryLater
-from agent.events import Delta, EndReason, ModelCompleted, ModelFailed, ModelStarted, ToolUse, Usage, Verdict
+from agent.errors import (
+    HookFailed,
+    ModelError,
+    ModelSwitchedOff,
+    ModelTimedOut,
+    ModelUnavailable,
+    RunFailed,
+    TryLater,
+)
+from agent.events import (
+    Delta,
+    EndReason,
+    GuardFired,
+    ModelCompleted,
+    ModelFailed,
+    ModelStarted,
+    ToolUse,
+    Usage,
+    Verdict,
+)
 from agent.gate import Gate
 from agent.held_run import HeldRun
+from agent.hold_back import HoldBack
 from agent.hooks import ModelAsking, tighten
 from agent.identity import message_id
 from agent.ports import ModelPart, ModelRequest, TextDelta
@@ -29,7 +50,7 @@ FLUSH_CHARACTERS = 500
 """Streamed text is written when one of these is reached: often enough to read along, seldom enough to pay for."""
 
 
-def ask(run: HeldRun) -> None:
+def ask(run: HeldRun, controls: Controls) -> None:
     """Make the run's next model call and note what it came to.
 
     Raises:
@@ -37,9 +58,10 @@ def ask(run: HeldRun) -> None:
         LogMoved: decide again.
     """
     caps.require_turn(run.state, run.release)
-    choices = model_choice.left(run.state, run.release)
-    _back_off(run, choices)
-    breakers = run.runtime.breakers
+    breakers, choices = run.runtime.breakers, model_choice.left(run.state, run.release, controls)
+    if _back_off(run, choices):
+        controls = run.require_switched_on()
+        choices = model_choice.left(run.state, run.release, controls)
     for choice in choices:
         timeout_s = run.time_for(choice.timeout_s)
         if timeout_s is None:
@@ -49,8 +71,23 @@ def ask(run: HeldRun) -> None:
             break
     else:
         failures = [failure.error for failure in run.state.failures]
-        raise RunFailed(EndReason.MODEL_UNAVAILABLE, f"failed attempts: {failures}; open breakers: {len(choices)}")
-    request = _request(run, choice)
+        off = model_choice.is_switched_off(run.release, controls)
+        reason = EndReason.SWITCHED_OFF if off else EndReason.MODEL_UNAVAILABLE
+        raise RunFailed(reason, f"failed attempts: {failures}; open breakers: {len(choices)}")
+    try:
+        outcome, fired = _outcome(run, _request(run, choice), timeout_s)
+    except Exception:
+        breakers.gave_up(model_choice.breaker(choice.id))
+        raise
+    run.note(outcome)
+    for event in fired:
+        run.note(event)
+    model_choice.tell(breakers, outcome)
+
+
+def _outcome(
+    run: HeldRun, request: ModelRequest, timeout_s: float
+) -> tuple[ModelCompleted | ModelFailed, tuple[GuardFired, ...]]:
     attempt = len(run.state.failures) + 1
     started = ModelStarted(
         turn=len(run.state.turns) + 1,
@@ -60,18 +97,26 @@ def ask(run: HeldRun) -> None:
         reserved_micros=budget.reserve(run, request),
     )
     run.append(started)
-    outcome = _stream(run, started, request, timeout_s)
-    run.note(outcome)
-    model_choice.tell(breakers, outcome)
+    return _stream(run, started, request, timeout_s)
 
 
-def _back_off(run: HeldRun, choices: Sequence[ModelChoice]) -> None:
-    """Wait before a model is asked again, but not for one whose breaker is, or falls, open meanwhile."""
+def was_shown(run: HeldRun) -> bool:
+    """Whether text of an open model call, which a dead holder left behind, may have reached the user."""
+    call, header = run.state.open_model, run.header
+    return call is not None and bool(run.runtime.log.deltas(header.tenant_id, header.run_id, call.seq))
+
+
+def _back_off(run: HeldRun, choices: Sequence[ModelChoice]) -> bool:
+    """Wait before a model is asked again, but not for one whose breaker is, or falls, open meanwhile.
+
+    Tells whether there was anything to wait for.
+    """
     failed = model_choice.tried(run.state, choices[0]) if choices else 0
     if failed:
         longest_s = min(BACKOFF_LONGEST_S, BACKOFF_FIRST_S * 2 ** (failed - 1))
         name = model_choice.breaker(choices[0].id)
         run.pause(run.runtime.random() * longest_s, until=lambda: run.runtime.breakers.is_open(name))
+    return failed > 0
 
 
 def _request(run: HeldRun, choice: ModelChoice) -> ModelRequest:
@@ -91,12 +136,19 @@ def _request(run: HeldRun, choice: ModelChoice) -> ModelRequest:
 
 def _stream(
     run: HeldRun, started: ModelStarted, request: ModelRequest, timeout_s: float
-) -> ModelCompleted | ModelFailed:
+) -> tuple[ModelCompleted | ModelFailed, tuple[GuardFired, ...]]:
     clock = run.runtime.clock
     begun_at = clock.monotonic()
     answer = Answer()
+    held = guardrails.hold_back(run)
     deltas = Deltas(run, started_seq=run.header.next_seq - 1)
+    fired: tuple[GuardFired, ...] = ()
     call = Background[ModelPart](clock, listen_every_s=run.runtime.listen_every_s)
+
+    def hear() -> None:
+        if run.hear().model_off(request.model_id):
+            raise ModelSwitchedOff
+
     with tracing.chat(
         request.model_id,
         turn=started.turn,
@@ -106,14 +158,15 @@ def _stream(
     ) as span:
         call.start(lambda: run.runtime.model.stream(request, timeout_s=timeout_s))
         try:
-            for part in call.read(run.hear, until=begun_at + timeout_s):
+            for part in call.read(hear, until=begun_at + timeout_s):
                 if not answer.take(part):
                     break
                 if isinstance(part, TextDelta):
-                    deltas.add(answer.part_of(part.block), mended(part.text))
-            outcome: ModelCompleted | ModelFailed = _completed(
-                run, started, request, answer, round((clock.monotonic() - begun_at) * 1000)
-            )
+                    for number, text in held.add(answer.part_of(part.block), mended(part.text)):
+                        deltas.add(number, text)
+            duration_ms = round((clock.monotonic() - begun_at) * 1000)
+            outcome: ModelCompleted | ModelFailed
+            outcome, fired = _judged(run, _completed(run, started, request, answer, duration_ms), answer, held)
         except TimeIsUp:
             outcome = _failed(run, started, answer, ModelTimedOut(), shown=deltas.shown)
         except ModelError as error:
@@ -128,7 +181,20 @@ def _stream(
         if isinstance(outcome, ModelFailed):
             tracing.fail(span, outcome.error)
         tracing.settle(span, usage=outcome.usage, cost_micros=outcome.cost_micros, stop_reason=answer.stop_reason)
-    return outcome
+    return outcome, fired
+
+
+def _judged(
+    run: HeldRun, completed: ModelCompleted, answer: Answer, held: HoldBack
+) -> tuple[ModelCompleted, tuple[GuardFired, ...]]:
+    """Return the answer as its guards leave it, and what fired. One that is held back asks for no calls."""
+    service = answer.interventions if completed.stop_reason == guardrails.INTERVENED else None
+    judgement = guardrails.judge(run, completed.shown_texts(), completed.decisions, held=held, service=service)
+    if judgement.replacement is not None:
+        content = tuple(block for block in completed.content if not isinstance(block, ToolUse))
+        held_back = {"replacement": judgement.replacement, "content": content, "decisions": ()}
+        completed = completed.model_copy(update=held_back)
+    return completed, judgement.fired
 
 
 def _completed(
@@ -137,17 +203,8 @@ def _completed(
     if answer.stop_reason is None or answer.stop_reason in MALFORMED:
         raise ModelUnavailable("the stream broke off" if answer.stop_reason is None else answer.stop_reason)
     content = answer.content(started.turn, tools_offered=bool(request.tools))
-    gate = Gate(
-        tools=run.runtime.tools,
-        release=run.release,
-        policy=run.runtime.policy,
-        hooks=run.runtime.hooks.deciding,
-        principal=run.state.created.principal,
-        calls_before=sum(
-            1 for turn in run.state.turns for d in turn.completed.decisions if d.verdict is not Verdict.DENY
-        ),
-        seconds_left=run.seconds_left(),
-    )
+    passed = [d for turn in run.state.turns for d in turn.completed.decisions if d.verdict is not Verdict.DENY]
+    gate = Gate.of(run, run.state.created.principal, calls_before=len(passed))
     cost, assumed = budget.settled(budget.price_of(run, started.model_id), answer.usage, started.reserved_micros)
     return ModelCompleted(
         turn=started.turn,

@@ -4,10 +4,14 @@ Every implementation of a port passes the port's suite in tests/contracts. Metho
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from pydantic import JsonValue
+
+from agent.audit import Change
+from agent.controls import Board, Controls, Switch, Target
 from agent.events import Delta, Event, Payload, Reasoning, Usage
 from agent.identity import Principal
 from agent.limits import DEFAULT_TENANT_RUNS, DEFAULT_USER_RUNS, LimitName, Limits, LimitScope
@@ -122,7 +126,10 @@ class RunLog(Protocol):
         ...
 
     def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
-        """Return the ids of a session's runs that are not over, oldest first."""
+        """Return the ids of a session's runs that are not over, in the order in which they were created.
+
+        That order is the store's, not that of the ids: who was created later sees all who were created before.
+        """
         ...
 
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
@@ -209,6 +216,18 @@ class Balance:
     remaining_micros: int
 
 
+class Accounts(Protocol):
+    """What users and tenants have left, for those who may only look."""
+
+    def own_balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
+        """Return what a user, where one is named, and a tenant have left.
+
+        Raises:
+            StoreUnavailable: no answer within the bounded retries.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """Budgets of users (a UTC day), tenants and the platform (a UTC month). It never lets `remaining` go below zero."""
 
@@ -248,11 +267,132 @@ class LimitBook(Protocol):
         """Return what operators have set for exactly this scope."""
         ...
 
-    def change(self, scope: LimitScope, name: LimitName, value: int | None) -> None:
-        """Set a limit of this scope, or with None let the wider scope's hold again.
+    def change(self, scope: LimitScope, name: LimitName, value: int | None, *, by: str, reason: str) -> None:
+        """Set a limit of this scope, or with None let the wider scope's hold again; with an entry in the audit.
 
         Raises:
-            InputInvalid: this scope has no such limit, or the value is out of bounds.
+            InputInvalid: this scope has no such limit, or the value is out of bounds, or above the platform's.
+            StoreUnavailable: perhaps not done; doing it again is harmless.
+        """
+        ...
+
+
+class AuditTrail(Protocol):
+    """What operators have changed."""
+
+    def changes(self, tenant_id: str, *, limit: int, before: str | None = None) -> tuple[list[Change], str | None]:
+        """Return the newest changes for a tenant, or with an empty id for everybody, and the next `before`.
+
+        Raises:
+            StoreUnavailable: no answer within the bounded retries.
+        """
+        ...
+
+    def note(self, change: Change) -> None:
+        """Write an entry about what was changed elsewhere, once however often called with the same id.
+
+        Raises:
+            StoreUnavailable: perhaps not written.
+        """
+        ...
+
+
+class ControlBook(Protocol):
+    """What operators have switched off, or made stricter."""
+
+    @property
+    def audit(self) -> AuditTrail:
+        """Where its changes are told, and those of limits."""
+        ...
+
+    def switches(self, board: Board) -> tuple[Switch, ...]:
+        """Return the switches of a board that are on.
+
+        Raises:
+            StoreUnavailable: not known.
+        """
+        ...
+
+    def switch_on(self, board: Board, switch: Switch) -> None:
+        """Put a switch on a board, in place of one with the same target, and its entry in the audit.
+
+        Raises:
+            InputInvalid: it is not bounded in time, or the board is full.
+            StoreUnavailable: perhaps not done; doing it again is harmless.
+        """
+        ...
+
+    def switch_off(self, board: Board, target: Target, *, by: str, reason: str) -> None:
+        """Take a switch off a board, with an entry in the audit.
+
+        Raises:
+            NotFound: there is none with this target.
+            StoreUnavailable: perhaps not done.
+        """
+        ...
+
+    def effective(self, tenant_id: str, user_id: str, *, release: str, agent: str) -> Controls:
+        """Return what holds for the runs of a user under an agent's release, at most 2 s old.
+
+        Raises:
+            StoreUnavailable: not known (fail closed: no new run, no new model call, no new tool call).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Taking:
+    """What one call uses up before it may start."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    call_id: str
+    tool: str
+    uses: Mapping[str, int]
+    """By allowance, as the call's decision has it."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The allowance that a call would exceed."""
+
+    name: str
+    limit: int
+    renews_at: datetime
+
+
+class Allowances(Protocol):
+    """What the calls of a tool may use up over runs: rates and sums, in windows that stand fixed in UTC.
+
+    The sum of what was taken in a window never exceeds the limit that held at the last taking.
+    """
+
+    def take(self, taking: Taking, *, at: datetime) -> Reached | None:
+        """Take all that a call uses up, or nothing; then return the first allowance that has too little left.
+
+        Taking again for the same run and call changes nothing and is as good as the first time, whatever the limits are
+        by then.
+
+        Raises:
+            LogMoved: what the call took was given back; its run is over.
+            StoreUnavailable: not decided within the bounded retries (fail closed); it may or may not have been taken.
+        """
+        ...
+
+    def give_back(self, tenant_id: str, run_id: str, call_id: str, *, at: datetime) -> None:
+        """Return what a call took, if anything, once however often called. From then on it can't take any more.
+
+        Raises:
+            StoreUnavailable: not done within the bounded retries.
+        """
+        ...
+
+    def used(self, tenant_id: str, user_id: str, tool: str, names: Sequence[str], *, at: datetime) -> dict[str, int]:
+        """Return how much of each of a tool's allowances is used up in the window that a moment lies in.
+
+        Raises:
+            StoreUnavailable: no answer within the bounded retries.
         """
         ...
 
@@ -319,7 +459,14 @@ class UsageReported:
     usage: Usage
 
 
-ModelPart = TextDelta | ToolAsked | ReasoningDone | ModelStopped | UsageReported
+@dataclass(frozen=True)
+class GuardrailTold:
+    """What a guardrail of the model's service found in question or answer, as kinds; never its text."""
+
+    kinds: tuple[str, ...]
+
+
+ModelPart = TextDelta | ToolAsked | ReasoningDone | ModelStopped | UsageReported | GuardrailTold
 
 
 class Model(Protocol):
@@ -355,6 +502,18 @@ class ToolRunner(Protocol):
             CallNotDecided: the log does not show the call as allowed, started and open.
             ToolUnreached: nothing was sent, so nothing began.
             ToolLost: it died or timed out; what it did is not known.
+        """
+        ...
+
+
+class ResourceFacts(Protocol):
+    """Finds out, in the room that has the tenant's data, what a resource is that a call would act on."""
+
+    def of(self, tenant_id: str, run_id: str, *, tool: str, resource: str) -> Mapping[str, JsonValue] | None:
+        """Return what the tool's contract declares of the resource `Type::id`; None where there is no such resource.
+
+        Raises:
+            FactsUnavailable: not known (fail closed: nothing is decided on a guess).
         """
         ...
 
@@ -441,6 +600,10 @@ class Breakers(Protocol):
         """Count a failure. A failed probe opens the breaker anew."""
         ...
 
+    def gave_up(self, name: str) -> None:
+        """Tell that nothing will be known of a call: if it was the probe, the next caller is. Else it costs nothing."""
+        ...
+
     def succeeded(self, name: str) -> None:
         """Tell of a success: a probe's closes the breaker; any other changes nothing, and costs nothing."""
         ...
@@ -467,6 +630,12 @@ class PolicyQuery:
     arguments: dict[str, Any]
     resource: str
     """`Type::id` of what the call acts on, from the contract, within the principal's tenant."""
+    tainted: bool = False
+    """Whether text from outside is in the conversation."""
+    force_review: bool = False
+    read_only: bool = False
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Attributes of the resource, as the platform has just read them."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ from ag_ui.core import (
 
 from agent.cursor import BEGINNING, Cursor
 from agent.events import (
+    FINDINGS,
+    UNRESOLVED,
+    ApprovalChoice,
     ApprovalDecided,
     ApprovalRequested,
     Decision,
@@ -58,7 +61,6 @@ from agent.events import (
     RunEnded,
     RunWaiting,
     Status,
-    Text,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolProgress,
@@ -72,11 +74,18 @@ PROTOCOL_VERSION = "1.0"
 STATUS = "keepgate.status"
 """Name of the custom event that says where the run stands: `{status, waiting_for}`."""
 APPROVAL = "keepgate.approval"
-"""Name of the custom event of a call that needs a person: `{tool_call_id, approval_id, tool, status}`.
+"""Name of the custom event of a call that needs a person: `{tool_call_id, approval_id, kind, tool, status}`.
 
 The status is `pending` (with `expires_at`), then `approved` or `rejected`; `expired` or `void` where it will not run
-after all. Who decided, and why, is not said: the agent tells what the user should know.
+after all. A `resolution` becomes `happened` or `did_not_happen`, `expired` where nobody looked into it, or `void` where
+nobody needs to any more. Who decided, and why, is not said: the agent tells what the user should know.
 """
+_DECIDED: dict[ApprovalChoice, str] = {
+    "approve": "approved",
+    "reject": "rejected",
+    "happened": "happened",
+    "did_not_happen": "did_not_happen",
+}
 _GIVEN_UP = {"approval_expired": "expired", "approval_void": "void"}
 """Results by which the platform ends a call that was never started."""
 TOOL_STATUS = "keepgate.tool_status"
@@ -125,7 +134,7 @@ class Projection:
         self._answer: StreamedAnswer | None = None
         self._calls: dict[str, Decision] = {}
         self._asked: dict[str, ApprovalRequested] = {}
-        """Calls that need a person and have not been started."""
+        """Calls that need a person: to be started, or to know what became of them."""
 
     def feed(self, event: Event) -> list[Positioned]:
         """Return what the reader has not had of one more log entry. After the end that is nothing."""
@@ -214,7 +223,10 @@ class Projection:
         answer, self._answer = self._answer, None
         if answer is None:
             raise ValueError("a model.completed without its model.started")
-        text = joined([block.text for block in completed.content if isinstance(block, Text)])
+        if completed.replacement is not None:
+            yield from self._replace(answer, completed.replacement, at)
+            return
+        text = joined(completed.shown_texts())
         yield from self._text_upto(answer, text)
         if answer.sent is not None:
             yield at(1, TextMessageEndEvent(message_id=answer.message_id))
@@ -240,18 +252,33 @@ class Projection:
             if decision.verdict is Verdict.DENY:
                 yield at(first + 3, self._result(call.id, "denied"))
 
+    def _replace(
+        self, answer: StreamedAnswer, text: str, at: Callable[[int, BaseEvent], Positioned]
+    ) -> Iterator[Positioned]:
+        """Take back what was shown of an answer before a guard held it back, and show what stands in its place."""
+        if answer.sent is not None or self._after.seq == self.seq:
+            yield at(1, TextMessageEndEvent(message_id=answer.message_id))
+            yield at(2, MessagesSnapshotEvent(messages=list(self._messages)))
+        if text:
+            message_id = f"{answer.message_id}_instead"
+            yield at(3, TextMessageStartEvent(message_id=message_id, role="assistant"))
+            yield at(4, TextMessageContentEvent(message_id=message_id, delta=text))
+            yield at(5, TextMessageEndEvent(message_id=message_id))
+            self._messages.append(AssistantMessage(id=message_id, content=text))
+
     def _on_approval(self, change: ApprovalRequested | ApprovalDecided) -> Iterator[BaseEvent]:
         if isinstance(change, ApprovalRequested):
             self._asked[change.call_id] = change
             yield self._approval(change, "pending", expires_at=change.expires_at.isoformat())
         elif change.call_id in self._asked:
-            status = "approved" if change.decision == "approve" else "rejected"
-            yield self._approval(self._asked[change.call_id], status)
+            yield self._approval(self._asked[change.call_id], _DECIDED[change.decision])
+            if change.decision in FINDINGS:
+                del self._asked[change.call_id]
 
     def _approval(self, asked: ApprovalRequested, status: str, **more: str) -> CustomEvent:
         tool = _shown_name(self._calls[asked.call_id])
-        about = {"tool_call_id": asked.call_id, "approval_id": asked.approval_id, "tool": tool, "status": status}
-        return CustomEvent(name=APPROVAL, value={**about, **more})
+        about = {"tool_call_id": asked.call_id, "approval_id": asked.approval_id, "kind": asked.kind}
+        return CustomEvent(name=APPROVAL, value={**about, "tool": tool, "status": status, **more})
 
     def _on_call(
         self, change: ToolQueued | ToolStarted | ToolProgress | ToolCompleted | ToolOutcomeUnknown
@@ -259,7 +286,12 @@ class Projection:
         decision = self._calls.get(change.call_id)
         if decision is None:  # it has its one result already
             return
+        if isinstance(change, ToolOutcomeUnknown) and change.asks_person:
+            return  # the result comes when a person has been asked, and that they are asked comes next
         asked = self._asked.pop(change.call_id, None)
+        if asked and asked.kind == "resolution" and isinstance(change, ToolCompleted | ToolOutcomeUnknown):
+            is_expired = isinstance(change, ToolOutcomeUnknown) and change.cause == UNRESOLVED
+            yield self._approval(asked, "expired" if is_expired else "void")
         match change:
             case ToolCompleted(content=content) if asked and (given_up := _GIVEN_UP.get(_error_code(content))):
                 yield self._approval(asked, given_up)

@@ -9,7 +9,7 @@ The surprise: a job is *returned* to the queue by raising. Everything else, a dr
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,31 +18,30 @@ from typing import Any, Literal
 from agent import tracing
 from agent.dispatch import Dispatcher
 from agent.errors import (
-    CallNotDecided,
     JobPoisoned,
     KeepgateError,
     LogContended,
     LogMoved,
-    ToolLost,
-    ToolUnreached,
     TryLater,
 )
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted
 from agent.execution import ToolJob, find_call
+from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
-from agent.ports import Breakers, Clock, ProgressNotes, RunLog, ToolRunner, Wake
+from agent.ports import Breakers, Clock, ControlBook, ProgressNotes, RunLog, ToolRunner, Wake
+from agent.release import Release
 from agent.runlog import RunState, Turn
+from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
     breaker,
-    completed,
     contract_changed,
-    refused,
+    switched_off,
     tool_failed,
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Tool
+from agent.tools import Contract, Effect, Tool
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +67,11 @@ class QueueWorker:
     tools: Mapping[str, Tool[Any]]
     """For the contracts; the functions in them run in the tool room."""
     clock: Clock
+    controls: ControlBook
+    agent: str
+    """Whose tools these are."""
+    releases: Callable[[str], Release]
+    """For the guards that look at results. Raises `ConfigurationInvalid` for a release there is not."""
     relay_every_s: float = 2.0
     """How often a running tool's notes are looked for."""
 
@@ -108,17 +112,18 @@ def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
         call = _open_call(worker, job)
         if call is None:
             return "dropped"
-        result = _result_without_running(worker, job, call, seen_lost=seen_lost)
-        if result is None:
+        settled = _result_without_running(worker, job, call, seen_lost=seen_lost)
+        results: list[Settling] = [settled] if settled else []
+        if not results:
             try:
-                result = _run(worker, job, call, until)
+                results = _run(worker, job, call, until)
             except LogMoved:
                 continue
-            except ToolLost:
-                # Seen by this very worker: nobody else is at it, and what becomes of it is decided at once.
-                seen_lost = True
-                continue
-        return _settle(worker, job, result)
+        if not results:
+            # Seen by this very worker: nobody else is at it, and what becomes of it is decided at once.
+            seen_lost = True
+            continue
+        return _settle(worker, job, results)
     raise LogContended(f"the log of {job.run_id} keeps moving")
 
 
@@ -132,7 +137,7 @@ def give_up(worker: QueueWorker, job: ToolJob) -> None:
     call = _open_call(worker, job)
     if call is None:
         return
-    _settle(worker, job, unknown(call.decision, "lost") if call.started else tool_failed(call.decision))
+    _settle(worker, job, [unknown(call.decision, "lost") if call.started else tool_failed(call.decision)])
     worker.dispatcher.send(job.tenant_id)
     raise JobPoisoned("the job was delivered in vain too often")
 
@@ -147,8 +152,8 @@ def _open_call(worker: QueueWorker, job: ToolJob) -> QueuedCall | None:
         why = "the call was not decided and queued"
     elif state.is_over or state.header.cancel_requested:
         why = "the run is over, or about to be"
-    elif job.call_id in found[0].results:
-        why = "the call has its result"
+    elif found[0].is_closed(job.call_id):
+        why = "the call has its result, or is before a person"
         # An earlier delivery may have got this far and no further.
         _wake(worker, job)
     elif job.call_id not in found[0].started and worker.clock.now() >= found[0].queued[job.call_id].due_at:
@@ -174,7 +179,9 @@ def _result_without_running(
     worker: QueueWorker, job: ToolJob, call: QueuedCall, *, seen_lost: bool
 ) -> ToolCompleted | ToolOutcomeUnknown | None:
     if call.started is None:
-        return contract_changed(call.decision) if call.contract is None else None
+        if call.contract is None:
+            return contract_changed(call.decision)
+        return switched_off(call.decision, has_started=False) if _is_off(worker, call) else None
     if call.contract is None:
         return unknown(call.decision, "contract_changed")
     patience = timedelta(seconds=call.contract.timeout_s + GRACE_S)
@@ -182,7 +189,18 @@ def _result_without_running(
         raise TryLater("another worker may be at this call", retry_after_s=call.contract.timeout_s)
     if call.contract.mode == "once" or call.started.attempt >= MAX_TOOL_ATTEMPTS:
         return unknown(call.decision, "lost")
-    return None
+    return switched_off(call.decision, has_started=True) if _is_off(worker, call) else None
+
+
+def _is_off(worker: QueueWorker, call: QueuedCall) -> bool:
+    """Whether operators have stopped the run, which its holder then ends, or switched the tool off.
+
+    Raises:
+        StoreUnavailable: not known; the job comes again.
+    """
+    header = call.state.header
+    controls = worker.controls.effective(header.tenant_id, header.user_id, release=header.release, agent=worker.agent)
+    return controls.keeps_back(call.decision.tool, has_effect=call.decision.effect is not Effect.READ)
 
 
 def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
@@ -194,12 +212,13 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown:
-    """Start the call in the log and run it.
+def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> list[Settling]:
+    """Start the call in the log and run it; return its result, and what the release's guards found in it.
+
+    Nothing where its end was not seen.
 
     Raises:
         LogMoved: before the start; nothing ran.
-        ToolLost: after it.
         TryLater: there is no time left for it.
     """
     decision, contract = call.decision, call.contract
@@ -208,32 +227,20 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -
         raise TryLater("this worker has no time left for the call")
     name = breaker(decision.tool)
     if not worker.breakers.admits(name, patience_s=contract.timeout_s + GRACE_S):
-        return unavailable(decision, attempt=call.attempt)
+        return [unavailable(decision, attempt=call.attempt)]
     start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=call.attempt)
-    worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
-    with tracing.execute_tool(decision.tool, decision.call_id, tenant_id=job.tenant_id, run_id=job.run_id) as span:
-        try:
-            with _relaying(worker, job, start):
-                reply = worker.tool_runner.run(
-                    job.tenant_id,
-                    job.run_id,
-                    job.call_id,
-                    timeout_s=contract.timeout_s,
-                    traceparent=tracing.traceparent(),
-                )
-        except CallNotDecided:
-            tracing.fail(span, CallNotDecided.code)
-            return refused(decision)
-        except ToolUnreached:
-            tracing.fail(span, ToolUnreached.code)
-            worker.breakers.failed(name)
-            return unavailable(decision, attempt=call.attempt)
-        except ToolLost:
-            worker.breakers.failed(name)
-            raise
-        worker.breakers.succeeded(name)
-        span.set_attribute(tracing.OUTCOME, reply.outcome)
-        return completed(decision, contract, reply, calls=call.calls)
+    try:
+        worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
+        with _relaying(worker, job, start):
+            result = carry_out(
+                Start(job.tenant_id, job.run_id, decision, contract, attempt=call.attempt, calls=call.calls),
+                worker.tool_runner,
+                worker.breakers,
+            )
+    except Exception:
+        worker.breakers.gave_up(name)
+        raise
+    return list(guarded_in(call.state, worker.releases, contract, result)) if result else []
 
 
 @contextmanager
@@ -272,21 +279,27 @@ def _relaying(worker: QueueWorker, job: ToolJob, start: ToolStarted) -> Iterator
         relay()
 
 
-def _settle(worker: QueueWorker, job: ToolJob, result: ToolCompleted | ToolOutcomeUnknown) -> Done:
-    """Append the result wherever the log has moved to meanwhile, unless the call has one, and wake the run."""
+def _settle(worker: QueueWorker, job: ToolJob, results: list[Settling]) -> Done:
+    """Append the result and what comes with it, wherever the log is by now, unless the call has one; wake the run."""
     for _ in range(MAX_MOVES):
         state = read_state(worker.log, job.tenant_id, job.run_id)
         found = find_call(state, job.call_id) if state else None
-        if state is None or found is None or state.is_over or job.call_id in found[0].results:
+        if state is None or found is None or state.is_over or _has_answer(found[0], results[0]):
             _tell_dropped("the run went on without the call's result")
             return "dropped"
         try:
-            worker.log.append(state.header, [result], at=worker.clock.now(), outside=True)
+            worker.log.append(state.header, results, at=worker.clock.now(), outside=True)
         except LogMoved:
             continue
         _wake(worker, job)
-        return "completed" if isinstance(result, ToolCompleted) else "unknown"
+        return "completed" if isinstance(results[0], ToolCompleted) else "unknown"
     raise LogContended(f"the log of {job.run_id} keeps moving")
+
+
+def _has_answer(turn: Turn, result: Settling) -> bool:
+    """Whether a result comes too late. What the tool itself says does not while a person is still asked about it."""
+    call_id = result.call_id or ""
+    return call_id in turn.results if isinstance(result, ToolCompleted) else turn.is_closed(call_id)
 
 
 def _wake(worker: QueueWorker, job: ToolJob) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agent.errors import NotFound
-from agent.events import EndReason, Status, WaitingFor
+from agent.events import ApprovalKind, EndReason, Status, WaitingFor
 from agent.identity import ApprovalId, Principal, RunId, SessionId, UserId
 from agent.ports import RunLog
 from agent.runlog import RunHeader
@@ -28,11 +28,12 @@ _RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
 
 
 class PendingApproval(BaseModel):
-    """A call that an approver has to decide about; the run's own user can't."""
+    """A call that an approver has to decide about, or to find out about; the run's own user can't."""
 
     model_config = ConfigDict(frozen=True)
 
     approval_id: ApprovalId
+    kind: ApprovalKind
     tool: str
     expires_at: AwareDatetime
 
@@ -64,7 +65,10 @@ class RunRecord(BaseModel):
     tools_called: tuple[str, ...]
     estimated_cost_usd: float = Field(ge=0, description="By the price list the run was settled with; not an invoice.")
     tokens: Tokens
-    risk_level: RiskLevel = Field(description="By the gravest effect of the tool calls it was allowed.")
+    risk_level: RiskLevel = Field(
+        description="By the gravest effect of the tool calls it was allowed; medium at least where a guard fired."
+    )
+    guards_fired: tuple[str, ...] = Field(description="The release's guards that found something.")
     feedback: Literal["up", "down"] | None
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -82,7 +86,9 @@ class RunRecord(BaseModel):
             status=header.status,
             waiting_for=header.waiting_for,
             pending_approvals=tuple(
-                PendingApproval(approval_id=asked.approval_id, tool=asked.tool, expires_at=asked.expires_at)
+                PendingApproval(
+                    approval_id=asked.approval_id, kind=asked.kind, tool=asked.tool, expires_at=asked.expires_at
+                )
                 for asked in header.approvals
             ),
             cancel_requested=header.cancel_requested,
@@ -93,13 +99,19 @@ class RunRecord(BaseModel):
             tools_called=header.tools_called,
             estimated_cost_usd=header.spent_micros / 1_000_000,
             tokens=Tokens(input=header.input_tokens, output=header.output_tokens),
-            risk_level=max((_RISK[e] for e in header.effects), key=_RISK_ORDER.index, default="low"),
+            risk_level=_risk(header),
+            guards_fired=header.guards_fired,
             feedback=header.feedback,
             created_at=header.created_at,
             updated_at=header.updated_at,
             ended_at=header.ended_at,
             deadline_at=header.deadline_at,
         )
+
+
+def _risk(header: RunHeader) -> RiskLevel:
+    of_guards: list[RiskLevel] = ["medium"] if header.guards_fired else []
+    return max([*(_RISK[effect] for effect in header.effects), *of_guards], key=_RISK_ORDER.index, default="low")
 
 
 def require_own_run(log: RunLog, principal: Principal, run_id: str) -> RunHeader:

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, Field
 
 from agent.events import (
     ENDED,
+    FINDINGS,
     OUTSIDE,
     ApprovalDecided,
     ApprovalRequested,
@@ -29,6 +30,7 @@ from agent.events import (
     Event,
     Fact,
     FeedbackGiven,
+    GuardFired,
     Micros,
     ModelCompleted,
     ModelFailed,
@@ -85,6 +87,10 @@ END: dict[EndReason, tuple[Status, str]] = {
         "The agent stopped because the service's budget is spent. Ask again later.",
     ),
     EndReason.CANCELLED: (Status.CANCELLED, "The run was cancelled."),
+    EndReason.DENIED_TOO_OFTEN: (
+        Status.FAILED,
+        "The agent stopped because it kept trying what it may not do, or could not put it right. Ask in another way.",
+    ),
     EndReason.MODEL_UNAVAILABLE: (Status.FAILED, "The model is not available at the moment. Ask again in a minute."),
     EndReason.MODEL_REFUSED: (Status.FAILED, "The model declined to answer this. Try to ask in another way."),
     EndReason.ANSWER_TRUNCATED: (
@@ -92,6 +98,14 @@ END: dict[EndReason, tuple[Status, str]] = {
         "The answer grew longer than it may be and was cut off. Ask for a shorter one.",
     ),
     EndReason.ANSWER_EMPTY: (Status.FAILED, "The model gave no answer. Ask again."),
+    EndReason.INPUT_BLOCKED: (
+        Status.FAILED,
+        "This question was not passed on, by a rule of this service. Ask in another way, or ask a person.",
+    ),
+    EndReason.ANSWER_BLOCKED: (
+        Status.FAILED,
+        "The answer was held back by a rule of this service. Ask in another way, or ask a person.",
+    ),
     EndReason.POLICY_UNAVAILABLE: (
         Status.FAILED,
         "The agent stopped because its rules could not be checked. Ask again later.",
@@ -99,6 +113,10 @@ END: dict[EndReason, tuple[Status, str]] = {
     EndReason.RELEASE_UNAVAILABLE: (
         Status.FAILED,
         "The agent stopped because the version this run began with is not available any more. Ask again.",
+    ),
+    EndReason.SWITCHED_OFF: (
+        Status.FAILED,
+        "The agent was stopped by its operators. Nothing is wrong with your question; ask again later.",
     ),
     EndReason.WAIT_EXPIRED: (Status.EXPIRED, "The run waited too long for something and ended. Ask again."),
     EndReason.INTERNAL_ERROR: (
@@ -156,7 +174,16 @@ class RunHeader(Fact):
     feedback: Literal["up", "down"] | None = None
     approvals: tuple[ApprovalRequested, ...] = ()
     """Those that nobody has decided yet."""
+    guards_fired: tuple[str, ...] = ()
+    """Names of guards that found something, each once."""
+    guards_ask: bool = False
+    """Whether one of them wants a person to decide about every further effect."""
     tenant_shard: int = 0
+    tainted: bool = True
+    """Whether text from outside is in the conversation, from this run's tools or an earlier run of its session.
+
+    It never becomes false again. A header from before this was recorded counts as tainted.
+    """
     jobs: dict[CallId, AwareDatetime] = Field(default_factory=dict)
     """Queued calls without a result, and since when: each waits for a slot in the queue, or has one."""
 
@@ -195,11 +222,13 @@ def advance(header: RunHeader | None, event: Event) -> RunHeader:
             limit_micros=data.limit_micros,
             traceparent=data.traceparent,
             tenant_shard=data.tenant_shard,
+            tainted=False,
         )
     if event.seq != header.next_seq:
         raise ValueError(f"event {event.seq} does not follow event {header.next_seq - 1}")
     changes = {"approvals": _pending(header.approvals, data), **_changes(header, event)}
     changes["jobs"] = _jobs(header, event)
+    changes["tainted"] = header.tainted or _taints(data)
     return header.model_copy(update={"next_seq": event.seq + 1, "updated_at": event.at, **changes})
 
 
@@ -207,12 +236,26 @@ def _pending(approvals: tuple[ApprovalRequested, ...], data: Payload) -> tuple[A
     match data:
         case ApprovalRequested():
             return (*approvals, data)
-        case ApprovalDecided(call_id=call_id) | ToolCompleted(call_id=call_id):
+        case ApprovalDecided(call_id=call_id) | ToolCompleted(call_id=call_id) | ToolOutcomeUnknown(call_id=call_id):
             return tuple(approval for approval in approvals if approval.call_id != call_id)
         case RunEnded():
             return ()
         case _:
             return approvals
+
+
+def _taints(data: Payload) -> bool:
+    """Whether an event brings text from outside into the conversation.
+
+    What the gate denied brings none, and neither does a call whose end nobody saw: their sentences are the platform's.
+    """
+    match data:
+        case SessionLoaded(tainted=tainted):
+            return tainted
+        case ToolCompleted(trusted=trusted):
+            return not trusted
+        case _:
+            return False
 
 
 MAX_APPEND = 90
@@ -275,6 +318,11 @@ def _changes(header: RunHeader, event: Event) -> dict[str, object]:
             return {"due_at": event.at}
         case FeedbackGiven(rating=rating):
             return {"feedback": rating}
+        case GuardFired(guard=guard, response=response):
+            return {
+                "guards_fired": tuple(dict.fromkeys((*header.guards_fired, guard))),
+                "guards_ask": header.guards_ask or response == "ask",
+            }
         case RunEnded(status=status, reason=reason, message=message):
             return {
                 "status": status,
@@ -355,6 +403,11 @@ class Turn:
     queued: dict[str, ToolQueued] = field(default_factory=dict)
     requested: dict[str, ApprovalRequested] = field(default_factory=dict)
     decided: dict[str, ApprovalDecided] = field(default_factory=dict)
+    unknown: dict[str, ToolOutcomeUnknown] = field(default_factory=dict)
+    """Calls that a person is asked about, or was."""
+    checks: dict[str, ApprovalRequested] = field(default_factory=dict)
+    """The resolutions asked for; `requested` has the approvals."""
+    findings: dict[str, ApprovalDecided] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
     @property
@@ -373,10 +426,23 @@ class Turn:
         consumer = self.queued.get(decision.call_id) if decision.queued else started
         return consumer is not None and consumer.approval_id == requested.approval_id == decided.approval_id
 
+    def is_closed(self, call_id: str) -> bool:
+        """Whether a call must not run (again): it has its result, or nobody but a person can say what became of it."""
+        return call_id in self.results or call_id in self.unknown
+
     @property
     def is_settled(self) -> bool:
         """Whether each call has its one result; a denied one needs no event, the decision is its result."""
         return all(d.verdict is Verdict.DENY or d.call_id in self.results for d in self.completed.decisions)
+
+
+@dataclass(frozen=True)
+class OpenModelCall:
+    """A model call's beginning, where it stands in the log, and the epoch that wrote it."""
+
+    started: ModelStarted
+    seq: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -388,12 +454,13 @@ class RunState:
     history: tuple[SessionMessage, ...] | None = None
     """None until `session.loaded`."""
     turns: tuple[Turn, ...] = ()
-    open_model: tuple[ModelStarted, int] | None = None
-    """A model call that has begun and not ended, and the epoch that began it."""
+    open_model: OpenModelCall | None = None
+    """A model call that has begun and not ended."""
     failures: tuple[ModelFailed, ...] = ()
     """Attempts of the turn under way that have failed, on whichever model."""
     idle_claims: int = 0
     """How often in a row a holder claimed the run and recorded nothing: something kills whoever works on it."""
+    guards_fired: tuple[GuardFired, ...] = ()
     ended: RunEnded | None = None
     feedback: tuple[FeedbackGiven, ...] = ()
 
@@ -438,7 +505,7 @@ def step(state: RunState | None, event: Event) -> RunState:
         case SessionLoaded(messages=messages):
             return replace(state, history=messages)
         case ModelStarted():
-            return replace(state, open_model=(data, event.epoch))
+            return replace(state, open_model=OpenModelCall(data, event.seq, event.epoch))
         case ModelFailed():
             return replace(state, open_model=None, failures=(*state.failures, data))
         case ModelCompleted():
@@ -453,6 +520,8 @@ def step(state: RunState | None, event: Event) -> RunState:
             | ToolOutcomeUnknown()
         ):
             return _in_turn(state, data, event.epoch)
+        case GuardFired():
+            return replace(state, guards_fired=(*state.guards_fired, data))
         case FeedbackGiven():
             return replace(state, feedback=(*state.feedback, data))
         case RunEnded():
@@ -480,6 +549,8 @@ def _in_turn(state: RunState, data: InTurn, epoch: int) -> RunState:
         raise ValueError("a tool event before any model answer")
     call_id = data.call_id
     match data:
+        case ApprovalRequested(kind="resolution"):
+            turn = replace(turn, checks={**turn.checks, call_id: data})
         case ApprovalRequested():
             turn = replace(turn, requested={**turn.requested, call_id: data})
         case ToolStarted():
@@ -487,8 +558,12 @@ def _in_turn(state: RunState, data: InTurn, epoch: int) -> RunState:
         case ToolQueued():
             turn = replace(turn, queued={**turn.queued, call_id: data})
         # The first decision stands, and the first result: a late duplicate changes nothing.
+        case ApprovalDecided(decision=decision) if decision in FINDINGS:
+            turn = replace(turn, findings={call_id: data, **turn.findings})
         case ApprovalDecided():
             turn = replace(turn, decided={call_id: data, **turn.decided})
+        case ToolOutcomeUnknown(asks_person=True):
+            turn = replace(turn, unknown={call_id: data, **turn.unknown})
         case ToolCompleted() | ToolOutcomeUnknown():
             turn = replace(turn, results={call_id: data, **turn.results})
     return replace(state, turns=(*state.turns[:-1], turn))

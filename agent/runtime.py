@@ -6,7 +6,21 @@ from typing import Any
 
 from agent.dispatch import Dispatcher
 from agent.hooks import Hooks
-from agent.ports import Breakers, Clock, Directory, Ledger, Model, Policy, RunLog, ToolRunner, Wake
+from agent.ports import (
+    Allowances,
+    Breakers,
+    Clock,
+    ControlBook,
+    Directory,
+    Ledger,
+    LimitBook,
+    Model,
+    Policy,
+    ResourceFacts,
+    RunLog,
+    ToolRunner,
+    Wake,
+)
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool
@@ -18,11 +32,15 @@ class Runtime:
 
     log: RunLog
     ledger: Ledger
+    allowances: Allowances
+    limits: LimitBook
     model: Model
     tool_runner: ToolRunner
+    facts: ResourceFacts
     dispatcher: Dispatcher
     wake: Wake
     breakers: Breakers
+    controls: ControlBook
     policy: Policy
     directory: Directory
     clock: Clock

@@ -3,13 +3,19 @@
 Only text is replayed, never tool turns. A run that ended without an answer is told as the sentence its user saw, so the
 conversation alternates and stays usable after a cancelled or failed run. Loaded once and fixed in the log.
 
-Runs of a session go one after another, in the order of their ids. A release says what becomes of a second one: refused
-at admission, or parked here until those ahead of it are over; whoever settles the end of a run wakes the next.
+Taint is replayed too: a session that was tainted once stays so, also when the text that did it is not told any more,
+because what was told since may repeat it.
+
+Runs of a session go one after another, in the order in which the log took them in. That is not the order of their ids:
+those come from clocks, which two processes read differently, and in the same instant chance decides. A release says
+what becomes of a second run: refused at admission, or parked here until those ahead of it are over; whoever settles
+the end of a run wakes the next.
 """
 
 from datetime import timedelta
+from itertools import takewhile
 
-from agent.events import RunCreated, RunEnded, SessionLoaded, SessionMessage
+from agent.events import EndReason, RunCreated, RunEnded, SessionLoaded, SessionMessage
 from agent.ports import RunLog, Wake
 from agent.runlog import RunHeader
 
@@ -20,11 +26,11 @@ LOOK_AGAIN = timedelta(seconds=60)
 
 
 def runs_ahead(log: RunLog, header: RunHeader) -> list[str]:
-    """Return the earlier runs of a run's session that are not over, oldest first."""
+    """Return the runs of a run's session that were created before it and are not over, oldest first."""
     if header.session_id is None:
         return []
     open_runs = log.open_runs_of_session(header.tenant_id, header.user_id, header.session_id)
-    return [run_id for run_id in open_runs if run_id < header.run_id]
+    return list(takewhile(lambda run_id: run_id != header.run_id, open_runs))
 
 
 def wake_next(log: RunLog, wake: Wake, ended: RunHeader) -> None:
@@ -40,19 +46,21 @@ def wake_next(log: RunLog, wake: Wake, ended: RunHeader) -> None:
 
 
 def load(log: RunLog, header: RunHeader, *, max_bytes: int) -> SessionLoaded:
-    """Return the session's earlier texts, oldest first. A run still under way is not among them."""
+    """Return the session's earlier texts, oldest first, and its taint. A run still under way is not among them."""
     if header.session_id is None:
-        return SessionLoaded(messages=())
+        return SessionLoaded(messages=(), tainted=False)
     earlier = log.runs_of_session(header.tenant_id, header.user_id, header.session_id, limit=MAX_EARLIER_RUNS + 1)
+    earlier = [run for run in earlier if run.is_over and run.run_id != header.run_id]
     messages: list[SessionMessage] = []
     left = max_bytes
-    for run in reversed([run for run in earlier if run.is_over and run.run_id != header.run_id]):
+    for run in reversed(earlier):
         pair = _texts(log, run)
         left -= sum(len(message.text.encode()) for message in pair)
         if left < 0:
             break
         messages[:0] = pair
-    return SessionLoaded(messages=tuple(messages))
+    # Each run inherits from those before it, so the taint of one too old to be read is in those that are.
+    return SessionLoaded(messages=tuple(messages), tainted=any(run.tainted for run in earlier))
 
 
 def _texts(log: RunLog, run: RunHeader) -> list[SessionMessage]:
@@ -62,7 +70,9 @@ def _texts(log: RunLog, run: RunHeader) -> list[SessionMessage]:
     if not (first and last and isinstance(first[0].data, RunCreated) and isinstance(last[0].data, RunEnded)):
         return []  # expired meanwhile
     answer = last[0].data.answer or f"[No answer. The user was told: {last[0].data.message}]"
+    # What a guard kept from the model then must not reach it now.
+    is_blocked = last[0].data.reason is EndReason.INPUT_BLOCKED
     return [
-        SessionMessage(role="user", text=first[0].data.input),
+        SessionMessage(role="user", text="[This message was held back.]" if is_blocked else first[0].data.input),
         SessionMessage(role="assistant", text=answer),
     ]

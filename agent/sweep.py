@@ -15,14 +15,16 @@ from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
 from agent.events import WorkerLost
 from agent.held_run import MAX_MOVES, read_state
-from agent.ports import Clock, Ledger, RunLog, Wake
-from agent.runlog import RunHeader
+from agent.ports import Allowances, Clock, Ledger, RunLog, Wake
+from agent.runlog import START_GRACE, RunHeader
 from agent.sessions import wake_next
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_BACKOFF = timedelta(seconds=30)
 LONGEST_BACKOFF = timedelta(minutes=15)
+ONCE_MORE = START_GRACE + timedelta(seconds=1)
+"""When the sweep looks after a run that was woken once more: beyond the grace, which shows that it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Sweeper:
 
     log: RunLog
     ledger: Ledger
+    allowances: Allowances
     wake: Wake
     dispatcher: Dispatcher
     clock: Clock
@@ -60,15 +63,18 @@ class Sweeper:
     def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
         """Record that the invocation `owner` died on a run, and wake the run.
 
-        An invocation that died before it claimed anything is left to the sweep, whose backoff a function that always
-        dies at its start can't turn into a storm.
+        An invocation that died before it claimed anything is made up for once. The next is left to the sweep, whose
+        backoff a function that always dies at its start can't turn into a storm.
 
         Raises:
             TryLater: not recorded; the run stays due at the end of the dead holder's lease.
         """
         for _ in range(MAX_MOVES):
             header = self.log.header(tenant_id, run_id)
-            if header is None or header.owner != owner:
+            if header is None:
+                return
+            if header.owner != owner:
+                self._wake_once_more(header)
                 return
             lost = WorkerLost(owner=owner, cause=cause)
             try:
@@ -78,6 +84,17 @@ class Sweeper:
             self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
             return
 
+    def _wake_once_more(self, header: RunHeader) -> None:
+        """Wake a run that nobody holds, unless that was done, or the sweep has come by, since its last event."""
+        now = self.clock.now()
+        if header.is_over or header.has_live_holder(now) or header.due_at is None:
+            return
+        # What can go on is due when it was written, or a grace after that; what only waits is due far later.
+        if header.due_at > header.updated_at + START_GRACE:
+            return
+        if self.log.postpone(header, now + ONCE_MORE):
+            self.wake.wake(header.tenant_id, header.run_id, traceparent=header.traceparent)
+
     def _look_after(self, header: RunHeader) -> str:
         now = self.clock.now()
         age = now - header.updated_at
@@ -86,7 +103,7 @@ class Sweeper:
         if header.is_over:
             wake_next(self.log, self.wake, header)
             if state := read_state(self.log, header.tenant_id, header.run_id):
-                settle_ended(self.log, self.ledger, self.clock, state)
+                settle_ended(self.log, self.ledger, self.allowances, self.clock, state)
             return "settled"
         self.wake.wake(header.tenant_id, header.run_id, traceparent=header.traceparent)
         return "woken"

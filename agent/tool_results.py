@@ -1,6 +1,7 @@
 """A call's one result, as the log takes it: whoever runs the call, the loop or the queue's worker."""
 
 import json
+from typing import Literal
 
 from agent.answer import mended
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown
@@ -16,7 +17,10 @@ MAX_TURN_RESULT_BYTES = 3_000_000
 
 
 def completed(decision: Decision, contract: Contract, reply: ToolReply, *, calls: int) -> ToolCompleted:
-    """Return the result of a call that came to its end, in a turn of so many calls. One too large is an error."""
+    """Return the result of a call that came to its end, in a turn of so many calls. One too large is an error.
+
+    A tool's error is never trusted: a contract promises the shape of its results, and nothing about its sentences.
+    """
     room = min(MAX_RESULT_BYTES, MAX_TURN_RESULT_BYTES // calls)
     content = mended(reply.content)
     stored = len(json.dumps(content, ensure_ascii=False).encode())
@@ -27,6 +31,7 @@ def completed(decision: Decision, contract: Contract, reply: ToolReply, *, calls
         tool=decision.tool,
         outcome=reply.outcome,
         content=content,
+        trusted=contract.trusted and reply.outcome == "ok",
         object_key=reply.object_key,
         duration_ms=reply.duration_ms,
     )
@@ -34,7 +39,17 @@ def completed(decision: Decision, contract: Contract, reply: ToolReply, *, calls
 
 def refused(decision: Decision) -> ToolCompleted:
     """Return the result of a call that room 3 would not run."""
-    return failed(decision, "call_refused", "The call was refused and did not run.")
+    return not_run(decision, "call_refused", "The call was refused and did not run.")
+
+
+SWITCHED_OFF = "This tool is switched off by its operators and did not run. Go on without it; tell the user."
+
+
+def switched_off(decision: Decision, *, has_started: bool) -> ToolCompleted | ToolOutcomeUnknown:
+    """Return the result of a call whose tool operators have switched off; what has begun may have acted."""
+    if has_started:
+        return unknown(decision, "switched_off")
+    return not_run(decision, "tool_switched_off", SWITCHED_OFF)
 
 
 def breaker(tool: str) -> str:
@@ -46,25 +61,38 @@ def unavailable(decision: Decision, *, attempt: int) -> ToolCompleted | ToolOutc
     """Return the result of a call whose start number `attempt` did not come about; an earlier one may have acted."""
     if attempt > 1:
         return unknown(decision, "lost")
-    return failed(decision, "tool_unavailable", "The tool is not available at the moment and did not run.")
+    return not_run(decision, "tool_unavailable", "The tool is not available at the moment and did not run.")
 
 
 def tool_failed(decision: Decision) -> ToolCompleted:
     """Return the result of a call that never began, however often it was tried."""
-    return failed(decision, "tool_failed", "The tool could not be run.")
+    return not_run(decision, "tool_failed", "The tool could not be run.")
 
 
 def contract_changed(decision: Decision) -> ToolCompleted:
     """Return the result of a call whose tool was deployed anew between decision and start."""
-    return failed(decision, "contract_changed", "The tool has changed since the call was decided.")
+    return not_run(decision, "contract_changed", "The tool has changed since the call was decided.")
 
 
 def failed(decision: Decision, code: str, message: str) -> ToolCompleted:
-    """Return a result that tells the model why there is none."""
-    content = canonical_json({"error": code, "message": message})
-    return ToolCompleted(call_id=decision.call_id, tool=decision.tool, outcome="error", content=content, duration_ms=0)
+    """Return a result that tells the model why there is none, in the platform's words. The tool may have acted."""
+    return told(decision, "error", {"error": code, "message": message})
+
+
+def told(decision: Decision, outcome: Literal["ok", "error"], what: dict[str, str]) -> ToolCompleted:
+    """Return a result in the platform's words instead of the tool's."""
+    content = canonical_json(what)
+    return ToolCompleted(
+        call_id=decision.call_id, tool=decision.tool, outcome=outcome, content=content, trusted=True, duration_ms=0
+    )
+
+
+def not_run(decision: Decision, code: str, message: str) -> ToolCompleted:
+    """Return the result of a call that surely did nothing when it got this result."""
+    return failed(decision, code, message).model_copy(update={"did_not_run": True})
 
 
 def unknown(decision: Decision, cause: str) -> ToolOutcomeUnknown:
-    """Return the result of a call that began, and whose end nobody saw."""
-    return ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause=cause)
+    """Return that a call began and nobody saw its end: its result, or by its contract a question to a person."""
+    asks = decision.if_unknown == "ask_person"
+    return ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause=cause, asks_person=asks)

@@ -6,16 +6,17 @@ queue, or before a person. Each step follows from the state alone, so a holder t
 same.
 
 An open start is judged by a newer holder, or by the one that lost the call: mode `idempotent` runs again under the same
-key, mode `once` never does, its outcome is unknown.
+key, mode `once` never does, its outcome is unknown. Then the model is told so, or by contract a person is asked first.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from agent import approvals, tracing
+from agent import allowances, approvals, resolutions
+from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
-from agent.errors import CallNotDecided, StoreUnavailable, ToolLost, ToolUnreached, TryLater
+from agent.errors import StoreUnavailable
 from agent.events import (
     Decision,
     Payload,
@@ -25,19 +26,20 @@ from agent.events import (
     Verdict,
     WaitingFor,
 )
+from agent.guardrails import Settling, guarded_in
 from agent.held_run import HeldRun
 from agent.runlog import Turn
+from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
     breaker,
-    completed,
     contract_changed,
-    failed,
-    refused,
+    not_run,
+    switched_off,
     unavailable,
     unknown,
 )
-from agent.tools import Contract
+from agent.tools import Contract, Effect
 
 TOOL_GRACE_S = 5.0
 """What the tool's function may need beyond the tool's own timeout: to start, and to report."""
@@ -53,14 +55,15 @@ Batch = Sequence[tuple[Decision, Contract]]
 """Calls that run side by side, each with the contract it was decided under."""
 
 
-def play(run: HeldRun, turn: Turn) -> None:
+def play(run: HeldRun, turn: Turn, controls: Controls) -> None:
     """Bring the calls of a turn nearer to their results; the loop repeats it until the turn is settled.
 
     Raises:
         RunFailed: the run was cancelled or timed out in mid-call.
         LogMoved: decide again.
     """
-    _judge(run, turn)
+    _judge(run, turn, controls)
+    turn = run.state.turn or turn
     inline = [
         (decision, contract)
         for decision in _open_calls(run)
@@ -69,11 +72,23 @@ def play(run: HeldRun, turn: Turn) -> None:
     if run.time_for(sum(map(_patience_s, _batches(inline)))) is None:
         run.hand_over()
         return
-    inline = [(decision, contract) for decision, contract in inline if _admits(run, turn, decision, contract)]
-    _start(run, turn, [decision for decision, _ in inline])
-    _send(run)
-    for batch in _batches(inline):
-        _run_batch(run, batch)
+    starting = [d for d in _open_calls(run) if d.call_id not in turn.started and d.call_id not in turn.queued]
+    allowances.take(run, starting)
+    may_start = {decision.call_id for decision in _open_calls(run)}
+    inline = [
+        (decision, contract)
+        for decision, contract in inline
+        if decision.call_id in may_start and _admits(run, turn, decision, contract)
+    ]
+    try:
+        _start(run, turn, [decision for decision, _ in inline])
+        _send(run)
+        for batch in _batches(inline):
+            _run_batch(run, batch)
+    except Exception:
+        for decision, _ in inline:
+            run.runtime.breakers.gave_up(breaker(decision.tool))
+        raise
     _park(run)
 
 
@@ -84,7 +99,9 @@ def _open_calls(run: HeldRun) -> list[Decision]:
 
 
 def _is_before_a_person(run: HeldRun, turn: Turn, decision: Decision) -> bool:
-    return approvals.is_undecided(turn, decision) or decision.call_id in run.unchecked
+    """Whether a person has to decide whether a call may run, or to find out what became of it."""
+    call_id = decision.call_id
+    return call_id in turn.unknown or call_id in run.unchecked or approvals.is_undecided(turn, decision)
 
 
 def _unsettled(turn: Turn | None) -> list[Decision]:
@@ -115,19 +132,26 @@ def _patience_s(batch: Batch) -> float:
     return max(contract.timeout_s for _, contract in batch) + TOOL_GRACE_S
 
 
-def _judge(run: HeldRun, turn: Turn) -> None:
-    """Note the results of calls that nobody will bring any more."""
+def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
+    """Note the results of calls that nobody will bring any more, or that operators have switched off meanwhile."""
     now = run.runtime.clock.now()
     run.unchecked.clear()
     for decision in _unsettled(turn):
+        if decision.call_id in turn.unknown:
+            if found := resolutions.judge(run, turn, decision):
+                run.note(found)
+            continue
         started, _ = turn.started.get(decision.call_id, (None, 0))
         queued = turn.queued.get(decision.call_id)
         if queued is not None:
             if now >= queued.due_at:
-                run.note(unknown(decision, "expired") if started else failed(decision, "expired", EXPIRED))
+                run.note(unknown(decision, "expired") if started else not_run(decision, "expired", EXPIRED))
             continue
         contract = _contract(run, decision)
-        if started is None:
+        is_asked = approvals.is_undecided(turn, decision) and decision.call_id in turn.requested
+        if _is_kept_back(controls, decision) and not is_asked:
+            run.note(switched_off(decision, has_started=started is not None))
+        elif started is None:
             if decision.verdict is Verdict.ASK:
                 _judge_asked(run, turn, decision)
             elif contract is None:
@@ -154,7 +178,7 @@ def _judge_asked(run: HeldRun, turn: Turn, decision: Decision) -> None:
 
 
 def _start(run: HeldRun, turn: Turn, inline: Sequence[Decision]) -> None:
-    """Write that the calls begin, before any does, and ask for the approvals that others need."""
+    """Write that the calls begin, before any does, and ask people about others: whether they may run, or have."""
     starts: list[Payload] = []
     for decision in inline:
         before, _ = turn.started.get(decision.call_id, (None, 0))
@@ -183,6 +207,11 @@ def _start(run: HeldRun, turn: Turn, inline: Sequence[Decision]) -> None:
         for decision in _unsettled(turn)
         if approvals.is_undecided(turn, decision) and decision.call_id not in turn.requested
     ]
+    starts += [
+        resolutions.request(run, decision)
+        for decision in _unsettled(turn)
+        if decision.call_id in turn.unknown and decision.call_id not in turn.checks and resolutions.is_time_left(run)
+    ]
     if starts:
         run.append(*starts)
 
@@ -195,66 +224,104 @@ def _send(run: HeldRun) -> None:
         run.sent |= waiting
 
 
+class _Settled(Exception):
+    """No call of a batch is waited for any more."""
+
+
 def _run_batch(run: HeldRun, batch: Batch) -> None:
-    """Run calls side by side and note their results. A call whose end is not seen stays open, and is judged next."""
+    """Run calls side by side and note their results. A call whose end is not seen stays open, and is judged next.
+
+    A tool that is switched off while it runs is not waited for: its result enters the run no more.
+    """
     until = run.runtime.clock.monotonic() + _patience_s(batch)
-    calls = Background[Payload](run.runtime.clock, listen_every_s=run.runtime.listen_every_s)
-    for decision, contract in batch:
-        calls.start(partial(_call, run, decision, contract))
+    calls = Background[Sequence[Settling]](run.runtime.clock, listen_every_s=run.runtime.listen_every_s)
+    out = dict[str, Decision]()
+
+    def hear() -> None:
+        try:
+            controls = run.hear()
+        except StoreUnavailable:
+            return  # a call that runs can't be stopped from here; and nothing else begins
+        for decision in [decision for decision in out.values() if controls.tool_off(decision.tool)]:
+            run.note(switched_off(out.pop(decision.call_id), has_started=True))
+        if not out:
+            raise _Settled
+
+    for decision, contract in _may_begin(run, batch):
+        out[decision.call_id] = decision
+        calls.start(partial(_results, run, decision, contract))
     try:
-        for result in calls.read(run.hear, until=until):
-            run.note(result)
-    except TimeIsUp:
+        for results in calls.read(hear, until=until):
+            if out.pop(results[0].call_id or "", None):
+                for result in results:
+                    run.note(result)
+    except (TimeIsUp, _Settled):
         pass
     finally:
         calls.abandon()
 
 
-def _call(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[Payload]:
-    """Yield a call's result, or nothing where its end was not seen. Runs on a thread of its own."""
-    header = run.header
-    with tracing.execute_tool(
-        decision.tool, decision.call_id, tenant_id=header.tenant_id, run_id=header.run_id
-    ) as span:
-        try:
-            reply = run.runtime.tool_runner.run(
-                header.tenant_id,
-                header.run_id,
-                decision.call_id,
-                timeout_s=contract.timeout_s,
-                traceparent=tracing.traceparent(),
-            )
-        except CallNotDecided:
-            tracing.fail(span, CallNotDecided.code)
-            yield refused(decision)
-        except ToolUnreached as unreached:
-            tracing.fail(span, unreached.code)
-            run.runtime.breakers.failed(breaker(decision.tool))
-            started, _ = run.state.turn.started[decision.call_id] if run.state.turn else (None, 0)
-            yield unavailable(decision, attempt=started.attempt if started else 1)
-        except (ToolLost, TryLater) as lost:
-            tracing.fail(span, lost.code)
-            run.runtime.breakers.failed(breaker(decision.tool))
-        else:
-            run.runtime.breakers.succeeded(breaker(decision.tool))
-            span.set_attribute(tracing.OUTCOME, reply.outcome)
-            calls = len(run.state.turn.completed.decisions) if run.state.turn else 1
-            yield completed(decision, contract, reply, calls=calls)
+def _is_kept_back(controls: Controls, decision: Decision) -> bool:
+    return controls.keeps_back(decision.tool, has_effect=decision.effect is not Effect.READ)
+
+
+def _may_begin(run: HeldRun, batch: Batch) -> Batch:
+    """Return the calls that operators let begin, the batch before having taken its time; note results of the others."""
+    try:
+        controls: Controls | None = run.require_switched_on()
+    except StoreUnavailable:
+        controls = None
+    passed: list[tuple[Decision, Contract]] = []
+    for decision, contract in batch:
+        started, _ = run.state.turn.started[decision.call_id] if run.state.turn else (None, 0)
+        attempt = started.attempt if started else 1
+        if controls is not None and not _is_kept_back(controls, decision):
+            passed.append((decision, contract))
+            continue
+        result = unavailable(decision, attempt=attempt)
+        run.note(switched_off(decision, has_started=attempt > 1) if controls else result)
+        run.runtime.breakers.gave_up(breaker(decision.tool))
+    return passed
+
+
+def _results(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[Sequence[Settling]]:
+    """Yield a call's result and what guards found in it; nothing where its end was not seen. On a thread of its own."""
+    turn = run.state.turn
+    if turn is not None:
+        started, _ = turn.started[decision.call_id]
+        start = Start(
+            run.header.tenant_id,
+            run.header.run_id,
+            decision,
+            contract,
+            attempt=started.attempt,
+            calls=len(turn.completed.decisions),
+        )
+        if result := carry_out(start, run.runtime.tool_runner, run.runtime.breakers):
+            yield guarded_in(run.state, lambda _: run.release, contract, result)
 
 
 def _park(run: HeldRun) -> None:
     """Wait without compute where nothing is out but queued calls and calls before a person."""
     turn = run.state.turn
     deadlines: dict[WaitingFor, list[datetime]] = {}
-    soon = run.runtime.clock.now() + CHECK_AGAIN
     for decision in _unsettled(turn):
-        if turn and _is_before_a_person(run, turn, decision):
-            expires_at = turn.requested[decision.call_id].expires_at
-            due_at = min(soon, expires_at) if decision.call_id in run.unchecked else expires_at
-            deadlines.setdefault(WaitingFor.APPROVAL, []).append(due_at)
-        elif turn and decision.queued:
-            deadlines.setdefault(WaitingFor.TOOL, []).append(turn.queued[decision.call_id].due_at)
-        else:
+        wait = _wait(run, turn, decision) if turn else None
+        if wait is None:
             return
+        deadlines.setdefault(wait[0], []).append(wait[1])
     if deadlines:
         run.append(RunWaiting(waiting_for=tuple(sorted(deadlines)), due_at=min(map(min, deadlines.values()))))
+
+
+def _wait(run: HeldRun, turn: Turn, decision: Decision) -> tuple[WaitingFor, datetime] | None:
+    """Return what a call waits for, and until when; None where there is something to do about it."""
+    call_id = decision.call_id
+    if call_id in turn.unknown:
+        asked = turn.checks.get(call_id)
+        return (WaitingFor.APPROVAL, asked.expires_at) if asked else None
+    if call_id in run.unchecked:
+        return WaitingFor.APPROVAL, min(run.runtime.clock.now() + CHECK_AGAIN, turn.requested[call_id].expires_at)
+    if approvals.is_undecided(turn, decision):
+        return WaitingFor.APPROVAL, turn.requested[call_id].expires_at
+    return (WaitingFor.TOOL, turn.queued[call_id].due_at) if decision.queued else None

@@ -5,11 +5,14 @@ figures differ; their use is to compare one commit with the next, in one run on 
 """
 
 import json
+import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +20,13 @@ from typing import Any
 import httpx
 from httpx_sse import connect_sse
 
+from agent.aws.run_log import DynamoDbRunLog
+from local import deployment
 from local.cloud import Cloud, running
-from local.processes import free_port
+from local.processes import free_port, workers
 
 PATIENCE_S = 60.0
+KILLS = 5
 FIRST_REFUNDED = 1020
 """An order for each round: its refunds can't exceed what it cost."""
 
@@ -35,6 +41,8 @@ class Answers:
     ended_ms: float
     resumed_after_a_decision_ms: float
     """From the approver's request until the parked run is seen to work again."""
+    resumed_after_a_kill_ms: float
+    """From `kill -9` of the process that works on a run to the first event of its next holder."""
 
 
 def measure(rounds: int) -> Answers:
@@ -45,8 +53,16 @@ def measure(rounds: int) -> Answers:
             # The first round finds everything cold.
             samples = [_ask(client, cloud) for _ in range(rounds + 1)][1:]
             resumed = [_resume(client, approver, cloud, number) for number in range(rounds + 1)][1:]
-    medians = [statistics.median(sample[n] for sample in samples) for n in range(4)]
-    return Answers(*[*medians, statistics.median(resumed)])
+            revived = [_revive(client, cloud, number) for number in range(KILLS)]
+    accepted, first_event, first_text, ended = map(statistics.median, zip(*samples, strict=True))
+    return Answers(
+        accepted_ms=accepted,
+        first_event_ms=first_event,
+        first_text_ms=first_text,
+        ended_ms=ended,
+        resumed_after_a_decision_ms=statistics.median(resumed),
+        resumed_after_a_kill_ms=statistics.median(revived),
+    )
 
 
 def _signed_in(token: str) -> httpx.Client:
@@ -62,6 +78,32 @@ def _resume(client: httpx.Client, approver: httpx.Client, cloud: Cloud, number: 
     approver.post(f"{cloud.url}/approvals/{asked['approval_id']}", json={"decision": "approve"}).raise_for_status()
     _record(client, run, until_waiting=False)
     return (time.perf_counter() - began) * 1000
+
+
+def _revive(client: httpx.Client, cloud: Cloud, number: int) -> float:
+    """Kill the process that waits for a run's model, and return how long the run is without one, in milliseconds."""
+    mark = f"kill-{number}"
+    scenario = {"match": mark, "steps": [{"pause_s": PATIENCE_S}]}
+    (cloud.state / "scenarios.json").write_text(json.dumps({"scenarios": [scenario]}))
+    run_id = client.post(f"{cloud.url}/runs", json={"input": f"Hello there {mark}"}).json()["run_id"]
+    with closing(deployment.client("dynamodb", cloud.port)) as dynamodb:
+        log = DynamoDbRunLog(dynamodb, cloud.outputs["RunsTable"])
+        _written(log, run_id, "model.started", 1)
+        for pid in workers(cloud.state, "run_agent"):
+            os.kill(pid, signal.SIGKILL)
+        killed_at = time.time()
+        return (_written(log, run_id, "run.claimed", 2).timestamp() - killed_at) * 1000
+
+
+def _written(log: DynamoDbRunLog, run_id: str, kind: str, number: int) -> datetime:
+    """Wait for the event of a kind that has this number, and return when it was written."""
+    deadline = time.perf_counter() + PATIENCE_S
+    while time.perf_counter() < deadline:
+        written = [event.at for event in log.events("acme", run_id) if event.type == kind]
+        if len(written) >= number:
+            return written[number - 1]
+        time.sleep(0.01)
+    raise RuntimeError(f"no {kind} in {run_id}")
 
 
 def _record(client: httpx.Client, run: str, *, until_waiting: bool) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 from stacks.bundling import with_packages
 
-AGENT_DOOR = "run_agent"
+BUNDLES = {"run_agent": "agent", "run_tool": "tools"}
+"""Of the doors that have one of their own."""
 MIB = 1024 * 1024
 
 
 def measure() -> dict[str, float]:
     """Return each function's bundle in MiB; builds the bundles if they aren't there."""
     bundles = with_packages()
-    sizes = {"agent": _size(bundles.agent), "doors": _size(bundles.doors)}
+    sizes = {"agent": _size(bundles.agent), "tools": _size(bundles.tools), "doors": _size(bundles.doors)}
     doors = (bundles.doors / "lambdas").glob("*.py")
-    return {door.stem: sizes["agent" if door.stem == AGENT_DOOR else "doors"] for door in doors}
+    return {door.stem: sizes[BUNDLES.get(door.stem, "doors")] for door in doors}
 
 
 def _size(folder: Path) -> float:

@@ -7,7 +7,7 @@ ledger, and what is counted is their calls to AWS. (Their time there is moto's a
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from moto import mock_aws
 
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
+from agent.events import Payload, RunClaimed
 from agent.pricing import Prices
 from agent.release import Release
+from agent.runlog import RunHeader
 from agent.testing.cloud import MemoryCloud
+from agent.testing.crash import Strike
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.model import ScriptedModel, asks, says
+from agent.testing.run_log import MemoryRunLog
 from agent.testing.tables import create_table
 from agent.testing.tenant_data import MemoryTable, MemoryTenantData
 from stacks.config import STAGES
@@ -42,6 +46,8 @@ class RunCost:
     """From the request to the money's return, by operation. Calls of the tool's own room are not among them."""
     turn_calls: dict[str, int]
     """What one turn more, with one tool call, adds to them: two transactions of the log, if nothing has changed."""
+    resumed_after_a_kill_ms: float
+    """In memory: from the death of a process in its tool call to the first event of the run's next holder."""
 
 
 def measure(rounds: int) -> RunCost:
@@ -53,7 +59,46 @@ def measure(rounds: int) -> RunCost:
         cpu_ms=statistics.median(cpu for _, cpu in samples),
         calls=calls,
         turn_calls=dict(more - Counter(calls)),
+        resumed_after_a_kill_ms=statistics.median([_revive() for _ in range(rounds + 1)][1:]),
     )
+
+
+class _TimedLog(MemoryRunLog):
+    """Notes when a run was claimed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claimed_s: list[float] = []
+
+    def append(self, header: RunHeader, payloads: Sequence[Payload], **how: Any) -> RunHeader:  # noqa: ANN401 - the twin's
+        after = super().append(header, payloads, **how)
+        if isinstance(payloads[0], RunClaimed):
+            self.claimed_s.append(time.perf_counter())
+        return after
+
+
+class _TimedStrike(Strike):
+    """Kills the process that calls the tool, and notes when."""
+
+    killed_s = 0.0
+
+    def hits(self, name: str) -> bool:
+        if self.killed_s or name != "InProcessToolRunner.run":
+            return False
+        self.killed_s = time.perf_counter()
+        return True
+
+
+def _revive() -> float:
+    log, strike = _TimedLog(), _TimedStrike()
+    cloud = _cloud(log=log, strike=strike)
+    run_id = cloud.ask("Where is order 1001?", tenant_id=TENANT)
+    for _ in range(2):
+        cloud.invoke(*cloud.wake.runs.popleft())
+    header = log.header(TENANT, run_id)
+    if header is None or header.reason != "answered":
+        raise RuntimeError(f"the run did not go on: {header}")
+    return (log.claimed_s[1] - strike.killed_s) * 1000
 
 
 def count_calls(*, tool_turns: int = 1) -> dict[str, int]:
@@ -85,7 +130,9 @@ def _cloud(tool_turns: int = 1, **stores: Any) -> MemoryCloud:  # noqa: ANN401 -
     for kind, item_id, item in seed.items(TENANT):
         tenant.put(kind, item_id, item)
     release = Release.read(AGENT, STAGES["local"].release)
-    return MemoryCloud(release, TOOLS, model, prices=Prices.read(), data=data, **stores)
+    cloud = MemoryCloud(release, TOOLS, model, prices=Prices.read(), data=data, **stores)
+    cloud.listen_every_s = 3600  # a slow machine must not count more calls than a fast one
+    return cloud
 
 
 def _run(cloud: MemoryCloud) -> None:

@@ -8,6 +8,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,8 +28,17 @@ peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1
 print(json.dumps([(imported - start) * 1000, (ready - start) * 1000, peak / 1024]))
 """
 
-SETTINGS = {PREFIX + f.name.upper(): "1" for kind in Settings.__subclasses__() for f in fields(kind)} | {
+
+def _kinds(kind: type[Settings]) -> Iterator[type[Settings]]:
+    for narrower in kind.__subclasses__():
+        yield narrower
+        yield from _kinds(narrower)
+
+
+SETTINGS = {PREFIX + f.name.upper(): "1" for kind in _kinds(Settings) for f in fields(kind)} | {
     "KEEPGATE_RELEASE": STAGES["local"].release,
+    "KEEPGATE_ALLOWED_ORIGINS": "",
+    "KEEPGATE_TOOL_SERVERS": "",
     "KEEPGATE_TRACE_EXPORTER": "none",
     "AWS_DEFAULT_REGION": "eu-central-1",
     "AWS_ACCESS_KEY_ID": "test",
@@ -75,13 +85,19 @@ def measure(root: Path, rounds: int) -> list[StartUp]:
 
 
 def _probe(root: Path, module: str) -> list[float]:
-    # A fixed environment: what the developer's shell exports must not decide what is imported, nor forbid byte code.
-    answer = subprocess.run(
-        [sys.executable, "-c", PROBE, module],
+    return [float(number) for number in json.loads(run(root, PROBE, module).splitlines()[-1])]
+
+
+def run(root: Path, program: str, *arguments: str) -> bytes:
+    """Run a program in a process of its own and return what it prints.
+
+    The environment is fixed: what the developer's shell exports must not decide what is imported, nor forbid byte code.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
         cwd=root,
         env={"PATH": "/usr/bin:/bin", "PYTHONPYCACHEPREFIX": str(root / "build" / "bench-pycache"), **SETTINGS},
         check=True,
         capture_output=True,
         timeout=120,
-    )
-    return [float(number) for number in json.loads(answer.stdout.splitlines()[-1])]
+    ).stdout

@@ -10,19 +10,21 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from opentelemetry import trace
+from pydantic import Field
 
 from agent import tracing
 from agent.errors import CallerMistake, InputInvalid, InputTooLarge, MediaTypeUnsupported, NotFound, RoleMissing
 from agent.identity import Principal, Role
 from lambdas import problems, telemetry
 from lambdas.claims import require_principal
+from lambdas.headers import NOBODY, SECURITY, Cors
 
 JSON = "application/json"
 MAX_BODY_BYTES = 65_536
@@ -30,6 +32,13 @@ MAX_DEPTH = 8
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters but newline and tab, and halves of surrogate pairs."""
+_TEXT = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]"
+Prose = Annotated[str, Field(json_schema_extra={"pattern": f"^{_TEXT}*$"})]
+"""Text of people. The pattern tells readers of the API's description what is refused here, as far as one can say it."""
+Words = Annotated[
+    str, Field(pattern=r"\S", json_schema_extra={"pattern": rf"^{_TEXT}*[^\s\x00-\x1f\x7f-\x9f]{_TEXT}*$"})
+]
+"""Text that is more than blanks."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +70,10 @@ def answer(
     *,
     client_ids: frozenset[str],
     room: object,
+    cors: Cors = NOBODY,
 ) -> dict[str, Any]:
     """Return the gateway's answer to one request. Routes find `principal` and `room` in the resolver's context."""
+    origin = {name.lower(): value for name, value in (event.get("headers") or {}).items()}.get("origin")
     request_id = (event.get("requestContext") or {}).get("requestId")
     try:
         principal = require_principal(event, client_ids)
@@ -72,7 +83,7 @@ def answer(
     else:
         app.context.update(principal=principal, room=room, request_id=request_id)
         answered = app.resolve(event, context)
-    answered["multiValueHeaders"] |= {"Cache-Control": ["no-store"], "X-Content-Type-Options": ["nosniff"]}
+    answered["multiValueHeaders"] |= {name: [value] for name, value in {**SECURITY, **cors.headers(origin)}.items()}
     trace.get_current_span().set_attribute("http.response.status_code", answered["statusCode"])
     return answered
 

@@ -28,7 +28,18 @@ def document() -> str:
             for status in _NEVER_SENT:
                 operation["responses"].pop(status, None)
             operation["responses"].get("204", {}).pop("content", None)
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _sent_or_absent(parameter["schema"])
     return json.dumps(whole, separators=(",", ":"), sort_keys=True)
+
+
+def _sent_or_absent(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's schema without null: whoever has none leaves the parameter out."""
+    one_of = schema.get("anyOf", [])
+    if {"type": "null"} not in one_of:
+        return schema
+    [other] = [kind for kind in one_of if kind != {"type": "null"}]
+    return {**{name: value for name, value in schema.items() if name != "anyOf"}, **other}
 
 
 def _describe(app: APIGatewayRestResolver) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aws_lambda_powertools.event_handler.openapi.types import OpenAPIResponse
 from pydantic import BaseModel, Field
 
 from agent.errors import CallerMistake, InputInvalid, KeepgateError, TryLater
+from agent.redaction import redact
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_CHARACTERS = 200
@@ -60,9 +61,9 @@ def to_response(error: Exception, *, request_id: str | None) -> Response[str]:
     problem = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
+        detail=redact(detail),
         code=code,
-        field=field and field[:MAX_FIELD_CHARACTERS],
+        field=field and redact(field)[:MAX_FIELD_CHARACTERS],
         request_id=request_id,
     )
     body = problem.model_dump_json(exclude_none=True)

@@ -15,6 +15,7 @@ from agent.loop import hold
 from agent.runlog import RunHeader
 from agent.runtime import Runtime
 from lambdas import telemetry
+from lambdas.early import build_early
 from lambdas.settings import RunAgentSettings
 from lambdas.wake_event import WakeEvent
 
@@ -46,3 +47,6 @@ def _door() -> Handler:
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Answer a wake."""
     _door()(event, context)
+
+
+build_early(_door)

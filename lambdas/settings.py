@@ -69,12 +69,26 @@ class ShimSettings(LimitedSettings):
     """Room 1, the run API."""
 
     runs_table: str
+    ledger_table: str
+    """To tell people and operators what is spent; nothing is taken there."""
     agent_function: str
     """Name or ARN of `run_agent`, to wake it."""
     release: str
     """The release that new runs are bound to."""
     client_ids: str
     """The user pool clients whose tokens are taken, comma-separated."""
+    allowed_origins: str
+    """The origins whose pages may read answers, comma-separated; see `lambdas.headers.Cors`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdministerSettings(LimitedSettings):
+    """The platform operator's door."""
+
+    function: str
+    """Its own name, which proofs are bound to."""
+    account: str
+    """Whose principals may operate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +102,7 @@ class StreamEventsSettings(Settings):
 
     runs_table: str
     client_ids: str
+    allowed_origins: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +114,16 @@ class RunAgentSettings(LimitedSettings, BreakerSettings):
     agent_function: str
     """Itself: a holder whose lease ends wakes the next one."""
     tool_function: str
+    isolates_tenants: bool
+    """Whether `tool_function` wants to be told whose environment to run in: it must be exactly where it was made so."""
     tool_queue_url: str
     user_pool_id: str
     """Whose people are asked for their roles before an approved call starts."""
     platform_shards: int
     """Over how many items the platform's budget is spread."""
+    guardrail_id: str = ""
+    """The Bedrock guardrail that model calls pass; empty: none."""
+    guardrail_version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +136,11 @@ class RunToolSettings(Settings):
     data_role_arn: str
     """Assumed with the session tag `tenant_id`."""
     progress_table: str
+    secrets_prefix: str
+    """What the names of all tools' secrets begin with; see `agent.secrets`."""
+    control_table: str
+    tool_servers: str
+    """Servers outside that are on the loopback on this stage: JSON, URL by name; empty where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +154,8 @@ class WorkToolQueueSettings(LimitedSettings, BreakerSettings):
     max_receives: int
     """The delivery of a job that is its last."""
     tool_function: str
+    isolates_tenants: bool
+    """Whether `tool_function` wants to be told whose environment to run in: it must be exactly where it was made so."""
     agent_function: str
 
 

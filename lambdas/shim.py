@@ -19,11 +19,14 @@ from agent import approving, outside, tracing
 from agent.admission import Question, Room1, admit
 from agent.approving import Approval
 from agent.errors import RunNotOver
-from agent.events import EndReason, RunEnded, Status
+from agent.events import ApprovalChoice, EndReason, RunEnded, Status
 from agent.identity import ApprovalId, Principal, Role, RunId, SessionId
 from agent.record import RunRecord, require_own_run
 from agent.runlog import RunHeader
-from lambdas import http_door, telemetry, wiring
+from lambdas import http_door, operator_routes, telemetry, wiring
+from lambdas.early import build_early
+from lambdas.headers import NOBODY, Cors
+from lambdas.http_door import Prose, Words
 from lambdas.problems import documented
 from lambdas.settings import ShimSettings
 
@@ -32,7 +35,7 @@ MAX_PAGE = 50
 MAX_APPROVALS = 50
 
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+MetadataValue = Annotated[Prose, StringConstraints(max_length=512)]
 
 
 class Body(BaseModel):
@@ -44,10 +47,13 @@ class Body(BaseModel):
 class NewRunBody(Body):
     """A question for the agent."""
 
-    input: str = Field(pattern=r"\S", description="What the user asks; at most 32,768 bytes of UTF-8.")
+    input: Words = Field(description="What the user asks; at most 32,768 bytes of UTF-8.")
     session_id: SessionId | None = Field(default=None, description="Runs of one session remember each other's texts.")
     metadata: dict[MetadataKey, MetadataValue] = Field(
-        default_factory=dict, max_length=MAX_METADATA, description="The application's own labels; the model sees none."
+        default_factory=dict,
+        max_length=MAX_METADATA,
+        json_schema_extra={"additionalProperties": False},  # no key of another shape
+        description="The application's own labels; the model sees none.",
     )
 
 
@@ -55,14 +61,18 @@ class FeedbackBody(Body):
     """A judgement of a run."""
 
     rating: Literal["up", "down"]
-    comment: str = Field(default="", max_length=2000)
+    comment: Prose = Field(default="", max_length=2000)
 
 
 class DecisionBody(Body):
-    """What an approver decides about a call."""
+    """What an approver decides about a call, or has found out about one."""
 
-    decision: Literal["approve", "reject"]
-    reason: str = Field(default="", max_length=500, description="For the requester, through the agent.")
+    decision: ApprovalChoice = Field(
+        description="An approval: `approve` or `reject`. A resolution: `happened` or `did_not_happen`."
+    )
+    reason: Prose = Field(
+        default="", max_length=500, description="For the requester, through the agent. A resolution needs one."
+    )
 
 
 class Links(BaseModel):
@@ -100,7 +110,7 @@ class ApprovalOutcome(BaseModel):
     """The decision stands. An approved call runs unless something it rested on has changed by then."""
 
     approval_id: ApprovalId
-    decision: Literal["approve", "reject"]
+    decision: ApprovalChoice
 
 
 class RunResult(BaseModel):
@@ -114,17 +124,18 @@ class RunResult(BaseModel):
 
 
 app = http_door.resolver()
+operator_routes.add_to(app)
 
 
-def door(room: Room1, client_ids: frozenset[str]) -> http_door.Handler:
+def door(room: Room1, client_ids: frozenset[str], cors: Cors = NOBODY) -> http_door.Handler:
     """Return the function that answers the gateway's events with what is in `room`."""
-    return lambda event, context: http_door.answer(app, event, context, client_ids=client_ids, room=room)
+    return lambda event, context: http_door.answer(app, event, context, client_ids=client_ids, room=room, cors=cors)
 
 
 @cache
 def _door() -> http_door.Handler:
     settings = ShimSettings.from_environment(os.environ)
-    handle = door(wiring.shim(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(wiring.shim(settings), frozenset(settings.client_ids.split(",")), Cors.of(settings.allowed_origins))
     return telemetry.start(settings).door(handle)
 
 
@@ -248,7 +259,8 @@ def judge_run(run_id: str, body: FeedbackBody) -> RunRecord:
     "/approvals",
     operation_id="listApprovals",
     summary="List the calls that wait for a person",
-    description="For approvers, of their own tenant, without what they asked for themselves."
+    description="For approvers, of their own tenant, without what they asked for themselves: calls that run only if"
+    " somebody approves, and calls that were started, whose end nobody saw, and that somebody has to look into."
     " A new one may take a second to appear.",
     responses={200: _json("A page of approvals.", ApprovalPage), **documented(400)},
 )
@@ -265,7 +277,7 @@ def list_approvals(
 @app.post(
     "/approvals/<approval_id>",
     operation_id="decideApproval",
-    summary="Approve or reject a call, once",
+    summary="Approve or reject a call, or say what became of one; once",
     description="A second decision is 409 `already_decided`, one too late 409 `approval_expired` or `run_over`;"
     " what one asked for oneself is 403 `own_run`.",
     responses={200: _json("Decided.", ApprovalOutcome), **documented(400, 404, 409, 413, 415)},
@@ -295,3 +307,6 @@ def _accepted(header: RunHeader) -> RunAccepted:
     own = f"/runs/{header.run_id}"
     links = Links(self=own, events=f"{own}/events", result=f"{own}/result", cancel=f"{own}/cancel")
     return RunAccepted(run_id=header.run_id, status=header.status, links=links)
+
+
+build_early(_door)

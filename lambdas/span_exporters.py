@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import (
 )
 
 from agent.errors import ConfigurationInvalid
+from lambdas.redacting import RedactingSpanExporter
 
 XRAY_ADDRESS = "127.0.0.1:2000"
 """The daemon's usual address; Lambda tells another in `AWS_XRAY_DAEMON_ADDRESS`."""
@@ -29,7 +30,7 @@ def processor(destination: str) -> SpanProcessor | None:
     """Return what takes finished spans to a destination: see `Settings.trace_exporter`.
 
     A file and a datagram cost next to nothing and are written at once, so that a killed function loses no finished
-    span. A network call is not: those spans are batched, and `Telemetry.flush` sends them.
+    span. A network call is not: those spans are batched, and `Telemetry.flush` sends them. None leaves unredacted.
 
     Raises:
         ConfigurationInvalid: the destination is none of the four kinds.
@@ -37,14 +38,15 @@ def processor(destination: str) -> SpanProcessor | None:
     if destination == "none":
         return None
     if destination == "xray":
-        return SimpleSpanProcessor(XRaySpanExporter(os.environ.get("AWS_XRAY_DAEMON_ADDRESS", XRAY_ADDRESS)))
+        exporter = XRaySpanExporter(os.environ.get("AWS_XRAY_DAEMON_ADDRESS", XRAY_ADDRESS))
+        return SimpleSpanProcessor(RedactingSpanExporter(exporter))
     if destination.startswith("file:"):
-        return SimpleSpanProcessor(FileSpanExporter(Path(destination.removeprefix("file:"))))
+        return SimpleSpanProcessor(RedactingSpanExporter(FileSpanExporter(Path(destination.removeprefix("file:")))))
     if destination.startswith(("http://", "https://")):
         # Imported where it is used: it brings an HTTP library that the other ways don't need.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        return BatchSpanProcessor(OTLPSpanExporter(endpoint=destination, timeout=2))
+        return BatchSpanProcessor(RedactingSpanExporter(OTLPSpanExporter(endpoint=destination, timeout=2)))
     raise ConfigurationInvalid(f"trace_exporter: {destination!r} is not xray, file:<path>, an HTTP URL or none")
 
 

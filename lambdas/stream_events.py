@@ -14,10 +14,12 @@ from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
-from agent.cursor import BEGINNING, Cursor
+from agent.cursor import BEGINNING, SHAPE, Cursor
 from agent.identity import Role
 from agent.watching import MAX_WAIT_S, Page, Room1Reader, read_page
 from lambdas import http_door, telemetry, wiring
+from lambdas.early import build_early
+from lambdas.headers import NOBODY, Cors
 from lambdas.problems import documented
 from lambdas.settings import StreamEventsSettings
 
@@ -45,15 +47,17 @@ class EventPage(BaseModel):
 app = http_door.resolver()
 
 
-def door(room: Room1Reader, client_ids: frozenset[str]) -> http_door.Handler:
+def door(room: Room1Reader, client_ids: frozenset[str], cors: Cors = NOBODY) -> http_door.Handler:
     """Return the function that answers the gateway's events with what is in `room`."""
-    return lambda event, context: http_door.answer(app, event, context, client_ids=client_ids, room=room)
+    return lambda event, context: http_door.answer(app, event, context, client_ids=client_ids, room=room, cors=cors)
 
 
 @cache
 def _door() -> http_door.Handler:
     settings = StreamEventsSettings.from_environment(os.environ)
-    handle = door(wiring.stream_events(settings), frozenset(settings.client_ids.split(",")))
+    handle = door(
+        wiring.stream_events(settings), frozenset(settings.client_ids.split(",")), Cors.of(settings.allowed_origins)
+    )
     return telemetry.start(settings).door(handle)
 
 
@@ -62,10 +66,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return _door()(event, context)
 
 
+_POSITION = {"pattern": f"^({SHAPE})?$"}
 _ANSWERS: dict[int, Any] = {
     200: {
         "description": "AG-UI events after the position, or none where nothing happened in time.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}, "application/json": {"model": EventPage}},
+        # Without a schema: OpenAPI 3.1 has none for a stream of events.
+        "content": {"text/event-stream": {}, "application/json": {"model": EventPage}},
     },
     204: {"description": "The end was delivered before; there is nothing to come back for."},
     **documented(400, 404),
@@ -81,13 +87,21 @@ _ANSWERS: dict[int, Any] = {
 )
 def follow_run(
     run_id: str,
-    after: Annotated[str | None, Query(description="The id of the last event had; the beginning if absent.")] = None,
+    after: Annotated[
+        str | None,
+        Query(description="The id of the last event had; the beginning if absent.", json_schema_extra=_POSITION),
+    ] = None,
     wait: Annotated[
         float | None,
         Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for something new: 20 for a stream, 0 for a page."),
     ] = None,
     last_event_id: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="As `after`, and before it: what a reconnect sends.")
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            description="As `after`, and before it: what a reconnect sends.",
+            json_schema_extra=_POSITION,
+        ),
     ] = None,
 ) -> Response[str]:
     """Return what happened in a run after a position."""
@@ -123,3 +137,6 @@ def _as_stream(page: Page) -> str:
     frames = [f"id: {said.cursor}\ndata: {said.json}\n\n" for said in page.events]
     # A comment is a heartbeat: a reader, and whatever stands between, sees that the run is still watched.
     return "".join([f"retry: {RETRY_MS}\n\n", *(frames or [": nothing new\n\n"])])
+
+
+build_early(_door)

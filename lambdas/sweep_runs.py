@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from agent.sweep import Sweeper
 from lambdas import telemetry
+from lambdas.early import build_early
 from lambdas.settings import SweepRunsSettings
 from lambdas.wake_event import WakeEvent
 
@@ -66,3 +67,6 @@ def _door() -> Handler:
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Answer the schedule, or bury an invocation that failed."""
     _door()(event, context)
+
+
+build_early(_door)

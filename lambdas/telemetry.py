@@ -7,17 +7,20 @@
 
 The door's span continues the trace that came with the ids (`traceparent`), or else Lambda's own. Everything is flushed
 before the answer leaves, because Lambda freezes the process then. Contents never go out: an error is logged as its
-class, its stable code and its places in the code, and what Lambda itself prints of it is only the class.
+class, its stable code and its places in the code, and what Lambda itself prints of it is only the class. What libraries
+log goes through the same formatter, which redacts every line.
 """
 
 import functools
 import json
 import os
+import re
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from logging import getLogger
+from logging import WARNING, getLogger
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -31,7 +34,10 @@ from opentelemetry.trace import SpanKind
 
 from agent import tracing
 from agent.errors import KeepgateError
+from agent.redaction import redact
 from agent.runlog import RunHeader
+from agent.tools import Contract
+from lambdas.redacting import RedactingFormatter
 from lambdas.settings import Settings
 from lambdas.span_exporters import processor
 
@@ -39,7 +45,14 @@ NAMESPACE = "Keepgate"
 """Of all metrics."""
 FLUSH_TIMEOUT_MS = 2000
 LIBRARIES = ("agent", "lambdas", "support_desk")
-"""Whose own loggers speak through the function's."""
+"""Whose own loggers speak through the function's, at its level. All others do, from warnings on."""
+
+_IDS = {
+    "tenant_id": re.compile(r"[a-z0-9-]{1,40}"),
+    "run_id": re.compile(r"run_[0-9A-Z]{1,26}"),
+    "call_id": re.compile(r"call_[0-9]{1,4}_[0-9]{1,3}"),
+}
+"""What of an event stands in each line: an id that is one. The event is not validated yet, and may hold anything."""
 
 Handler = Callable[[dict[str, Any], Any], Any]
 
@@ -61,7 +74,7 @@ class Telemetry:
         @functools.wraps(handler)
         def enter(event: dict[str, Any], context: Any) -> Any:  # noqa: ANN401 - Lambda's, JSON in and out
             message = _message(event)
-            ids = {name: message[name] for name in ("tenant_id", "run_id", "call_id") if message.get(name)}
+            ids = {name: message[name] for name, form in _IDS.items() if form.fullmatch(str(message.get(name, "")))}
             attributes = {"faas.invocation_id": context.aws_request_id} | {f"keepgate.{n}": ids[n] for n in ids}
             try:
                 with (
@@ -88,11 +101,18 @@ class Telemetry:
         if isinstance(provider, TracerProvider):
             provider.force_flush(FLUSH_TIMEOUT_MS)
 
+    def count_stopped_tool(self, _: Contract) -> None:
+        """Count a call of a server's tool that was refused because the tool has changed; the log line names it."""
+        metrics = EphemeralMetrics(namespace=NAMESPACE, service=self.settings.service)
+        metrics.add_dimension("stage", redact(self.settings.stage))
+        metrics.add_metric("ToolsChanged", MetricUnit.Count, 1)
+        metrics.flush_metrics()
+
     def count_run(self, header: RunHeader) -> None:
         """Count a run that this door has brought to its end."""
         metrics = EphemeralMetrics(namespace=NAMESPACE, service=self.settings.service)
-        metrics.add_dimension("stage", self.settings.stage)
-        metrics.add_dimension("reason", str(header.reason))
+        for name, value in (("stage", self.settings.stage), ("reason", str(header.reason))):
+            metrics.add_dimension(name, redact(value))
         duration = (header.ended_at or header.updated_at) - header.created_at
         metrics.add_metric("RunsEnded", MetricUnit.Count, 1)
         metrics.add_metric("RunDuration", MetricUnit.Milliseconds, duration.total_seconds() * 1000)
@@ -106,8 +126,15 @@ class Telemetry:
 
 def start(settings: Settings) -> Telemetry:
     """Set up logs, metrics and traces of this process. A tracer provider that is already there is left alone."""
-    logger = Logger(service=settings.service, level=os.environ.get("POWERTOOLS_LOG_LEVEL", "INFO"), utc=True)
+    level = os.environ.get("POWERTOOLS_LOG_LEVEL", "INFO")
+    logger = Logger(service=settings.service, level=level, logger_formatter=RedactingFormatter(utc=True))
     logger.append_keys(stage=settings.stage)
+    # Lambda puts a handler of its own there, which prints messages as they come.
+    getLogger(settings.service).propagate = False  # or each line would be told twice
+    root = getLogger()
+    root.handlers = [logger.registered_handler]
+    root.setLevel(WARNING)
+    threading.excepthook = _tell_of_thread
     for name in LIBRARIES:
         library = getLogger(name)
         library.handlers = [logger.registered_handler]
@@ -140,6 +167,12 @@ def describe(error: BaseException) -> dict[str, Any]:
         "causes": [type(cause).__name__ for cause in chain[1:]],
         "places": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
     }
+
+
+def _tell_of_thread(died: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread; Python would print its message."""
+    if died.exc_value is not None:
+        getLogger("lambdas.telemetry").error("a thread died", extra=describe(died.exc_value))
 
 
 def _message(event: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lambdas.settings import (
+    AdministerSettings,
     BreakerSettings,
     LimitedSettings,
     RunAgentSettings,
@@ -22,33 +23,40 @@ from lambdas.settings import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
     from agent.admission import Room1
+    from agent.aws.allowances import DynamoDbAllowances
     from agent.aws.breakers import DynamoDbBreakers
-    from agent.aws.functions import LambdaToolRunner, LambdaWake
+    from agent.aws.controls import DynamoDbControlBook
+    from agent.aws.functions import LambdaResourceFacts, LambdaToolRunner, LambdaWake
     from agent.aws.ledger import DynamoDbLedger
     from agent.aws.limits import DynamoDbLimitBook
     from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
     from agent.dispatch import Dispatcher
     from agent.execution import ToolRoom
+    from agent.operating import Desk
     from agent.queued_calls import QueueWorker
     from agent.release import Release
     from agent.runtime import Runtime
     from agent.sweep import Sweeper
-    from agent.tools import Contract
+    from agent.tools import Contract, Tool
     from agent.watching import Room1Reader
 
 CONNECT_TIMEOUT_S = 2
 READ_TIMEOUT_S = 3
 """For a call that answers at once: a table, the queue, an asynchronous invoke."""
+FACTS_TIMEOUT_S = 5
+"""For what a resource is: the start of a function and a read; a run does not hear meanwhile."""
 FILE_TIMEOUT_S = 30
 """For an object of the bucket."""
 TIMEOUT_STEP_S = 10
@@ -57,6 +65,7 @@ TIMEOUT_STEP_S = 10
 def shim(settings: ShimSettings) -> "Room1":
     """Return what `lambdas.shim` needs."""
     from agent.admission import Room1
+    from agent.aws.accounts import DynamoDbAccounts
     from agent.aws.clock import SystemClock
 
     return Room1(
@@ -65,6 +74,8 @@ def shim(settings: ShimSettings) -> "Room1":
         clock=SystemClock(),
         limits=_limits(settings),
         release=_release(settings.release),
+        controls=_controls(settings.control_table),
+        accounts=DynamoDbAccounts(_client("dynamodb"), settings.ledger_table, _limits(settings)),
         contracts=_contracts(),
     )
 
@@ -81,39 +92,53 @@ def agent_runtime(settings: RunAgentSettings) -> "Runtime":
     """Return what `lambdas.run_agent` works with."""
     import random
 
-    from agent.aws.bedrock import BedrockModel
+    from agent.aws.bedrock import BedrockModel, Guardrail
     from agent.aws.clock import SystemClock
     from agent.aws.directory import CognitoDirectory
     from agent.policy import CedarPolicy
     from agent.pricing import Prices
     from agent.runtime import Runtime
-    from support_desk.tools import TOOLS
 
+    # An identifier without a version makes every call fail: half a setting guards nothing, so it must not work.
+    guardrail = Guardrail(settings.guardrail_id, settings.guardrail_version) if settings.guardrail_id else None
     return Runtime(
         log=_run_log(settings.runs_table),
         ledger=_ledger(settings),
-        model=BedrockModel(_bedrock),
-        tool_runner=_tool_runner(settings.tool_function),
+        allowances=_allowances(settings),
+        limits=_limits(settings),
+        model=BedrockModel(_bedrock, guardrail),
+        tool_runner=_tool_runner(settings),
+        facts=_facts(settings),
         dispatcher=_dispatcher(settings),
         wake=_wake(settings.agent_function),
         breakers=_breakers(settings),
+        controls=_controls(settings.control_table),
         policy=CedarPolicy.load(_agent_folder() / "policies"),
         directory=CognitoDirectory(_client("cognito-idp"), settings.user_pool_id),
         clock=SystemClock(),
         random=random.random,
         releases=_release,
-        tools=TOOLS,
+        tools=_tools(settings.stage),
         prices=Prices.read(),
     )
 
 
-def tool_room(settings: RunToolSettings) -> "ToolRoom":
-    """Return what `lambdas.run_tool` works with, and take the function's own credentials out of its environment."""
+def tool_room(settings: RunToolSettings, tell_changed: "Callable[[Contract], None]" = lambda _: None) -> "ToolRoom":
+    """Return what `lambdas.run_tool` works with, and take the function's own credentials out of its environment.
+
+    `tell_changed` is told of each call of a server's tool that is refused because the tool has changed.
+    """
+    import json
+
     from agent.aws.clock import SystemClock
+    from agent.aws.secrets import SecretStore
+    from agent.aws.stopped_tools import DynamoDbStoppedTools
     from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
     from agent.execution import ToolRoom
-    from support_desk.tools import TOOLS
+    from agent.mcp_client import McpClient
+    from agent.pinned_call import Outside
 
+    tools = _tools(settings.stage)
     clock = SystemClock()
     log = _run_log(settings.runs_table)
     notes = _notes(settings.progress_table)
@@ -122,29 +147,71 @@ def tool_room(settings: RunToolSettings) -> "ToolRoom":
         role_arn=settings.data_role_arn,
         table=settings.tenant_table,
         bucket=settings.bucket,
-        connect=Connect(dynamodb=_tenant_dynamodb, s3=_tenant_s3),
+        connect=Connect(dynamodb=_tenant_dynamodb, s3=_tenant_s3, secrets=_tenant_secrets),
         clock=clock,
+        secret_store=SecretStore(settings.secrets_prefix, clock),
+    )
+    outside = Outside(
+        servers=McpClient(clock, on_the_loopback=json.loads(settings.tool_servers or "{}")),
+        stopped=DynamoDbStoppedTools(_client("dynamodb"), settings.control_table, clock),
+        tell_changed=tell_changed,
     )
     drop_ambient_credentials(os.environ)
-    return ToolRoom(log=log, tools=TOOLS, access=access, clock=clock, notes=notes)
+    return ToolRoom(log=log, tools=tools, access=access, clock=clock, notes=notes, outside=outside)
 
 
 def queue_worker(settings: WorkToolQueueSettings) -> "QueueWorker":
     """Return what `lambdas.work_tool_queue` works with."""
     from agent.aws.clock import SystemClock
     from agent.queued_calls import QueueWorker
-    from support_desk.tools import TOOLS
 
     return QueueWorker(
         log=_run_log(settings.runs_table),
-        tool_runner=_tool_runner(settings.tool_function),
+        tool_runner=_tool_runner(settings),
         wake=_wake(settings.agent_function),
         dispatcher=_dispatcher(settings),
         breakers=_breakers(settings),
         notes=_notes(settings.progress_table),
-        tools=TOOLS,
+        tools=_tools(settings.stage),
+        releases=_release,
+        clock=SystemClock(),
+        controls=_controls(settings.control_table),
+        agent=_agent_folder().name,
+    )
+
+
+def operators_desk(settings: LimitedSettings) -> "Desk":
+    """Return what operators work with."""
+    from agent.aws.audit import DynamoDbAuditTrail
+    from agent.aws.clock import SystemClock
+    from agent.operating import Desk
+
+    return Desk(
+        switches=_controls(settings.control_table),
+        limits=_limits(settings),
+        audit=DynamoDbAuditTrail(_client("dynamodb"), settings.control_table),
         clock=SystemClock(),
     )
+
+
+def callers(settings: AdministerSettings) -> "Callable[[str, str], str]":
+    """Return what finds out who signed a command."""
+    from agent.aws import caller
+    from agent.aws.clock import SystemClock
+
+    sts_url, clock = _client("sts").meta.endpoint_url, SystemClock()
+
+    def who(proof: str, command_json: str) -> str:
+        return caller.require_caller(
+            proof,
+            bound=caller.bound_to(settings.function, command_json),
+            sts_url=sts_url,
+            account=settings.account,
+            clock=clock,
+            send=caller.get,
+        )
+
+    return who
 
 
 def sweeper(settings: SweepRunsSettings) -> "Sweeper":
@@ -155,6 +222,7 @@ def sweeper(settings: SweepRunsSettings) -> "Sweeper":
     return Sweeper(
         log=_run_log(settings.runs_table),
         ledger=_ledger(settings),
+        allowances=_allowances(settings),
         wake=_wake(settings.agent_function),
         dispatcher=_dispatcher(settings),
         clock=SystemClock(),
@@ -173,11 +241,17 @@ def _ledger(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbLedger":
     return DynamoDbLedger(_client("dynamodb"), settings.ledger_table, _limits(settings), settings.platform_shards)
 
 
+def _allowances(settings: RunAgentSettings | SweepRunsSettings) -> "DynamoDbAllowances":
+    from agent.aws.allowances import DynamoDbAllowances
+
+    return DynamoDbAllowances(_client("dynamodb"), settings.ledger_table, _limits(settings))
+
+
 @cache
 def _limits(settings: LimitedSettings) -> "DynamoDbLimitBook":
     from agent.aws.clock import SystemClock
     from agent.aws.limits import DynamoDbLimitBook
-    from agent.limits import Limits
+    from agent.limits import Limits, read_allowances
 
     defaults = Limits(
         user_day_micros=settings.user_day_limit_micros,
@@ -186,6 +260,7 @@ def _limits(settings: LimitedSettings) -> "DynamoDbLimitBook":
         user_runs=settings.user_runs_limit,
         tenant_runs=settings.tenant_runs_limit,
         tenant_jobs=settings.tenant_jobs_limit,
+        allowances=read_allowances(_agent_folder() / "limits.toml", settings.stage),
     )
     return DynamoDbLimitBook(_client("dynamodb"), settings.control_table, defaults, clock=SystemClock())
 
@@ -222,16 +297,31 @@ def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":
     return DynamoDbBreakers(_client("dynamodb"), settings.control_table, rules, SystemClock())
 
 
+@cache
+def _controls(table: str) -> "DynamoDbControlBook":
+    from agent.aws.clock import SystemClock
+    from agent.aws.controls import DynamoDbControlBook
+
+    return DynamoDbControlBook(_client("dynamodb"), table, clock=SystemClock())
+
+
 def _wake(function: str) -> "LambdaWake":
     from agent.aws.functions import LambdaWake
 
     return LambdaWake(_client("lambda"), function)
 
 
-def _tool_runner(function: str) -> "LambdaToolRunner":
+def _tool_runner(settings: RunAgentSettings | WorkToolQueueSettings) -> "LambdaToolRunner":
     from agent.aws.functions import LambdaToolRunner
 
-    return LambdaToolRunner(_patient_lambda, function)
+    return LambdaToolRunner(_patient_lambda, settings.tool_function, isolates_tenants=settings.isolates_tenants)
+
+
+def _facts(settings: RunAgentSettings) -> "LambdaResourceFacts":
+    from agent.aws.functions import LambdaResourceFacts
+
+    client = _new("lambda", read_timeout_s=FACTS_TIMEOUT_S, attempts=1)
+    return LambdaResourceFacts(client, settings.tool_function, isolates_tenants=settings.isolates_tenants)
 
 
 def _agent_folder() -> "Path":
@@ -251,12 +341,18 @@ def _release(name: str) -> "Release":
 
 def _contracts() -> dict[str, "Contract"]:
     """Return the tools' contracts as data: the people's room imports no tool."""
-    import json
+    from agent import contract_lock
 
-    from agent.tools import Contract
+    return contract_lock.contracts(_agent_folder() / contract_lock.FILE)
 
-    locked = json.loads((_agent_folder() / "contracts.lock.json").read_text(encoding="utf-8"))
-    return {name: Contract.model_validate(entry["contract"]) for name, entry in locked.items()}
+
+def _tools(stage: str) -> "Mapping[str, Tool[Any]]":
+    """Return the tools, having checked that they are the reviewed ones."""
+    from agent.contract_lock import require_locked
+    from support_desk.tools import TOOLS
+
+    require_locked(TOOLS, _agent_folder(), stage)
+    return TOOLS
 
 
 def _bedrock(read_timeout_s: float) -> "BedrockRuntimeClient":
@@ -288,6 +384,11 @@ def _tenant_dynamodb(credentials: "CredentialsTypeDef") -> "DynamoDBClient":
 
 def _tenant_s3(credentials: "CredentialsTypeDef") -> "S3Client":
     client: S3Client = _new("s3", read_timeout_s=FILE_TIMEOUT_S, credentials=credentials)
+    return client
+
+
+def _tenant_secrets(credentials: "CredentialsTypeDef") -> "SecretsManagerClient":
+    client: SecretsManagerClient = _new("secretsmanager", credentials=credentials)
     return client
 
 

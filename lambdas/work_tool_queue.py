@@ -17,6 +17,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from agent.execution import ToolJob
 from agent.queued_calls import QueueWorker, give_up, work
 from lambdas import telemetry
+from lambdas.early import build_early
 from lambdas.settings import WorkToolQueueSettings
 from lambdas.telemetry import Handler, Telemetry, describe
 
@@ -61,3 +62,6 @@ def _door() -> Handler:
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:  # noqa: ANN401 - JSON
     """Work on the jobs the queue delivers."""
     return _door()(event, context)
+
+
+build_early(_door)

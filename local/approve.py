@@ -11,13 +11,16 @@ import httpx
 import typer
 from rich.console import Console
 
+from agent.events import ApprovalChoice
 from local.ask import REFUSED, TIMEOUT_S, UNREACHABLE, CannotAsk, read_endpoint, require_ok, safe, state_folder
 
 
 def main(
     approval: Annotated[str | None, typer.Argument(help="The approval to decide; without one, list them.")] = None,
     person: Annotated[str, typer.Option("--as", help="Whose token to use.")] = "acme-approver",
-    reject: Annotated[bool, typer.Option("--reject", help="Reject the call instead of approving it.")] = False,
+    decision: Annotated[
+        ApprovalChoice, typer.Option(help="The last two are for a call that was started and whose end nobody saw.")
+    ] = "approve",
     reason: Annotated[str, typer.Option(help="For the requester, through the agent.")] = "",
 ) -> None:
     """List what waits for a person, or decide it."""
@@ -28,7 +31,7 @@ def main(
             if approval is None:
                 show(client, console)
             else:
-                decide(client, console, approval, "reject" if reject else "approve", reason)
+                decide(client, console, approval, decision, reason)
     except CannotAsk as wrong:
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {wrong}")
         raise typer.Exit(wrong.code) from None
@@ -43,15 +46,23 @@ def show(client: httpx.Client, console: Console) -> None:
     waiting = _send(client, "GET", "/approvals")["approvals"]
     for asked in waiting:
         console.print(f"{asked['approval_id']}  {asked['tool']} ({asked['effect']}), until {asked['expires_at']}")
+        if asked["tainted"]:
+            console.print("  the agent had read text from outside before it asked for this: compare with the request")
+        if asked["kind"] == "resolution":
+            console.print(
+                f"  started, and nobody saw how it ended; has it happened? Its key: {asked['idempotency_key']}"
+            )
         for argument in asked["arguments"]:
             value = json.dumps(argument["value"], ensure_ascii=False)
             console.print(safe(f"  {argument['title']}: {value}"))
+        known = ", ".join(f"{name} {value}" for name, value in asked["facts"].items())
+        console.print(safe(f"  acts on {asked['resource']}" + (f": {known}" if known else "")))
         console.print(safe(f"  asked by {asked['requested_by']}, in their words: {asked['input']['text']}"))
     if not waiting:
         console.print("nothing waits for a person")
 
 
-def decide(client: httpx.Client, console: Console, approval: str, decision: str, reason: str) -> None:
+def decide(client: httpx.Client, console: Console, approval: str, decision: ApprovalChoice, reason: str) -> None:
     """Decide one call.
 
     Raises:

@@ -168,7 +168,8 @@ class Asking:
             case {"type": "CUSTOM", "name": "keepgate.tool_progress", "value": {"tool": tool, "text": text}}:
                 self._note(f"{tool}: {text}")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"status": "pending", **asked}}:
-                self._note(f"{asked['tool']}: needs an approver ({asked['approval_id']})")
+                what = "approver to look into it" if asked["kind"] == "resolution" else "approver"
+                self._note(f"{asked['tool']}: needs an {what} ({asked['approval_id']})")
             case {"type": "CUSTOM", "name": "keepgate.approval", "value": {"tool": tool, "status": status}}:
                 self._note(f"{tool}: {status}")
             case {"type": "CUSTOM", "name": "keepgate.status", "value": {"status": "waiting", "waiting_for": reasons}}:

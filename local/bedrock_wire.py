@@ -25,6 +25,7 @@ from local.scenarios import Scenarios, Step
 
 ROUTE = re.compile(r"/model/([^/]+)/(converse|converse-stream)")
 MAX_BODY_BYTES = 8 << 20
+GUARDRAIL_SAYS = "This was held back by a guardrail of the model's service."
 
 StreamEvent = tuple[str, dict[str, Any]]
 
@@ -90,6 +91,8 @@ def _forced(step: Step, said: scripted_model.Answer) -> scripted_model.Answer:
             for index, call in enumerate(step.calls)
         )
     text = said.text if step.text is None else step.text
+    if step.guardrail is not None:
+        return scripted_model.Answer(GUARDRAIL_SAYS, (), "guardrail_intervened")
     stop_reason = step.stop_reason or ("tool_use" if calls else "end_turn")
     return scripted_model.Answer(text, calls, stop_reason)
 
@@ -122,7 +125,15 @@ def _events(request: Request, said: scripted_model.Answer, step: Step) -> Iterat
     if step.usage == "reported":
         asked = scripted_model.count_tokens(json.dumps(request.body))
         usage = {"inputTokens": asked, "outputTokens": spent, "totalTokens": asked + spent}
-        yield "metadata", {"usage": usage, "metrics": {"latencyMs": 1}}
+        yield "metadata", {"usage": usage, "metrics": {"latencyMs": 1}, **_guardrail_trace(step)}
+
+
+def _guardrail_trace(step: Step) -> dict[str, Any]:
+    """Return what a guardrail's trace adds to the metadata."""
+    if step.guardrail is None:
+        return {}
+    topics = [{"name": topic, "type": "DENY", "action": "BLOCKED"} for topic in step.guardrail]
+    return {"trace": {"guardrail": {"outputAssessments": {"guardrail1": [{"topicPolicy": {"topics": topics}}]}}}}
 
 
 def converse_answer(events: Iterator[StreamEvent]) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """The whole cloud on a laptop, from nothing to signed-in people and back: what `make run` starts."""
 
 import json
+import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from agent.aws.tenant_data import load
 from local import deployment, emulator, people
 from local.bedrock_wire import BedrockServer, scripted_server
 from local.openai_model import OpenAiModel
-from local.processes import Child
+from local.processes import Child, clean_environment, free_port
 from support_desk import seed
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -56,6 +59,28 @@ class Cloud:
         return tokens
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """The example of a server outside, and each tenant's key to it."""
+
+    process: Child
+    url: str
+    keys: dict[str, str]
+
+    @classmethod
+    def start(cls, state: Path, stack: ExitStack) -> Self:
+        """Start it; it ends with the stack."""
+        port = free_port()
+        keys = {tenant: secrets.token_urlsafe(24) for tenant in seed.TENANTS}
+        process = Child(
+            "the parcel server",
+            [sys.executable, "-m", "local.parcel_server", str(port)],
+            environment=clean_environment() | {"PARCEL_KEYS": ",".join(keys.values())},
+            log=state / "parcels.log",
+        )
+        return cls(stack.enter_context(process), f"http://127.0.0.1:{port}/mcp", keys)
+
+
 @contextmanager
 def running(
     state: Path, *, port: int, model: ModelServer | None, step: Step, traces_url: str | None = None
@@ -75,8 +100,13 @@ def running(
         stack.callback(_clear, state)
         with step("starting the emulator and the model"):
             # Writing the templates takes longest and needs neither.
+            carrier = Carrier.start(state, stack)
             synth = stack.enter_context(
-                deployment.start_synth(state, traces=traces_url or f"file:{state / 'traces.jsonl'}")
+                deployment.start_synth(
+                    state,
+                    traces=traces_url or f"file:{state / 'traces.jsonl'}",
+                    tool_servers={"parcels": carrier.url},
+                )
             )
             server = stack.enter_context(_model_server(state, model, stack))
             emulated = stack.enter_context(emulator.start(state, port=port, model_url=server.url))
@@ -88,7 +118,8 @@ def running(
         url = deployment.local_url(outputs["ApiUrl"], port=port)
         cloud = Cloud(state, port, url, outputs, emulated, people.everyone())
         with step("seeding two tenants and their people"):
-            _seed(cloud)
+            _seed(cloud, carrier)
+        carrier.process.require_running()
         yield cloud
 
 
@@ -100,7 +131,10 @@ def _model_server(state: Path, model: ModelServer | None, stack: ExitStack) -> B
     return BedrockServer(source)
 
 
-def _seed(cloud: Cloud) -> None:
+def _seed(cloud: Cloud, carrier: Carrier) -> None:
+    with closing(deployment.client("secretsmanager", cloud.port)) as secrets_manager:
+        for tenant, key in carrier.keys.items():
+            secrets_manager.create_secret(Name=f"keepgate/local/T/{tenant}/parcels-key", SecretString=key)
     with closing(deployment.client("cognito-idp", cloud.port)) as cognito:
         for person in cloud.people:
             people.sign_up(cognito, cloud.outputs["UserPoolId"], person)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ def client(service: str, port: int) -> Any:  # noqa: ANN401 - its type differs b
     )
 
 
-def start_synth(state: Path, *, traces: str) -> Child:
-    """Start writing the templates; `traces` says where the functions send their spans (`Settings.trace_exporter`)."""
+def start_synth(state: Path, *, traces: str, tool_servers: Mapping[str, str]) -> Child:
+    """Start writing the templates.
+
+    `traces` says where the functions send their spans (`Settings.trace_exporter`), `tool_servers` where on the loopback
+    the servers are whose tools they use.
+    """
     environment = clean_environment() | {
         "CDK_OUTDIR": str(state / "cdk.out"),
-        "CDK_CONTEXT_JSON": json.dumps({"trace_exporter": traces}),
+        "CDK_CONTEXT_JSON": json.dumps({"trace_exporter": traces, "tool_servers": json.dumps(dict(tool_servers))}),
         "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
     }
     command = [sys.executable, str(ROOT / "app.py"), "--stage", "local"]

@@ -5,19 +5,27 @@ speaks no TLS, which bucket and queue demand. So our policies, which are the sam
 own tenant's data. Both are added here, in the functions that everything goes through, and the loopback counts as TLS;
 the end-to-end tests show that the walls hold, and fail should the emulator change. It is meant for our tables and
 policies: of all variables only those that name a caller's tag are known.
+
+How it runs functions is mended, too: failures are named, the living spared, and events wait for a free process.
 """
 
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
+from threading import Semaphore
 from typing import Any
 
 from ministack import app
 from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.services import lambda_svc
 
+EVENTS_AT_ONCE = 8
+"""Of one function."""
 PARTITION_KEY = "pk"
 """In all of our tables."""
 VARIABLE = re.compile(r"\$\{(aws:PrincipalTag/[^}]+)\}", re.IGNORECASE)
@@ -43,6 +51,7 @@ def add_missing_pieces() -> None:
 
     name_failed_requests()
     spare_the_living()
+    line_events_up()
     app.pin_request_origin = pin_secure_origin
     iam_actions.dynamodb_service_context = context_with_leading_keys
     iam_evaluator._first_match = first_match_with_variables  # noqa: SLF001 - there is no public place for it
@@ -86,6 +95,37 @@ def spare_the_living() -> None:
         return process is not None and process.poll() is not None
 
     lambda_svc.invalidate_worker = forget
+
+
+def line_events_up() -> None:
+    """Let asynchronous events wait until one of their function's few processes is free, as on AWS within its limits.
+
+    The emulator would start a process for each, and fifty wakes at once would keep a laptop busy starting Python.
+    Calls that somebody waits for are not held up, so no event waits for one that waits for it.
+    """
+    execute, invoke_async = lambda_svc._execute_function, lambda_svc.invoke_async_with_retry  # noqa: SLF001
+    is_event = ContextVar("is_event", default=False)
+    places: defaultdict[str, Semaphore] = defaultdict(partial(Semaphore, EVENTS_AT_ONCE))
+
+    def invoke_in_line(func: Any, event: Any) -> None:  # noqa: ANN401 - the emulator's own
+        token = is_event.set(True)
+        try:
+            invoke_async(func, event)  # on a thread of its own, in a copy of this context
+        finally:
+            is_event.reset(token)
+
+    def execute_in_line(func: Any, event: Any) -> Any:  # noqa: ANN401 - the emulator's own
+        if not is_event.get():
+            return execute(func, event)
+        with places[(func.get("config") or func)["FunctionName"]]:
+            token = is_event.set(False)  # it calls itself
+            try:
+                return execute(func, event)
+            finally:
+                is_event.reset(token)
+
+    lambda_svc.invoke_async_with_retry = invoke_in_line
+    lambda_svc._execute_function = execute_in_line  # noqa: SLF001 - there is no public place for it
 
 
 def leading_keys(request: Mapping[str, Any]) -> Iterator[str]:

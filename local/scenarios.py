@@ -67,6 +67,8 @@ class Step(Part):
     text: str | None = None
     calls: tuple[ForcedCall, ...] | None = None
     stop_reason: str | None = None
+    guardrail: tuple[str, ...] | None = None
+    """Topics for which a guardrail of the service intervenes: its words stand in the answer's place."""
     usage: Literal["reported", "missing"] = "reported"
 
 

@@ -21,6 +21,7 @@ REFERS_BACK = re.compile(r"\b(it|its|that|this|the order)\b", re.I)
 LIST_LENGTH = re.compile(r"\b(?:last|first|newest|latest|top)\s+(\d{1,3})\b", re.I)
 DAY = r"(\d{4}-\d{2}-\d{2})"
 WORDS_OF = {
+    "tracking": re.compile(r"\b([A-Z]{1,4}\d{6,20})\b"),
     "email": re.compile(r"([\w.+-]+@[\w-]+(?:\.[\w-]+)+)"),
     "_from": re.compile(rf"\b(?:since|from|after)\s+{DAY}", re.I),
     "_to": re.compile(rf"\b(?:until|to|before)\s+{DAY}", re.I),
@@ -52,6 +53,7 @@ READS = (
     ),
 )
 EFFECTS = (
+    Intent("parcels__track_parcel", _words(r"\b(track|parcel [A-Z]+[0-9]+)\b")),
     Intent(
         "issue_refund",
         _words(r"\b(issue|give|pay|want|make|please)\b.*\brefund|\brefund (order|me|it|the customer)\b"),

@@ -8,16 +8,19 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import ClientError
 
-from agent.aws.clock import SystemClock
-from agent.aws.limits import DynamoDbLimitBook
+from agent.aws import caller
 from agent.aws.run_log import DynamoDbRunLog
-from agent.limits import Limits
+from agent.operating import Command
+from agent.release import Release
 from stacks.config import STAGES, Stage
+from stacks.contracts import ROOT
 
 STACKS = ("State", "Agent")
 
@@ -26,32 +29,57 @@ class NotDeployed(Exception):
     """The stage has no stacks here, or is not running."""
 
 
+class Refused(Exception):
+    """The function `administer` did not do what it was asked for."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """One stage, deployed."""
 
     stage: Stage
-    outputs: Mapping[str, str]
+    read_outputs: Callable[[], Mapping[str, str]]
     client: Callable[[str], Any]
     """Returns an SDK client by its service's name."""
+    credentials: Callable[[], Any]
+    """Returns those of whoever operates."""
 
-    @property
-    def defaults(self) -> Limits:
-        """The stage's limits, before any override."""
-        stage = self.stage
-        return Limits(
-            user_day_micros=stage.user_day_limit_micros,
-            tenant_month_micros=stage.tenant_month_limit_micros,
-            platform_month_micros=stage.platform_month_limit_micros,
-            user_runs=stage.user_runs_limit,
-            tenant_runs=stage.tenant_runs_limit,
-            tenant_jobs=stage.tenant_jobs_limit,
-        )
+    @cached_property
+    def outputs(self) -> Mapping[str, str]:
+        """The stacks' outputs; read when they are first needed, because who only administers need not be let see them.
 
-    def limits(self) -> DynamoDbLimitBook:
-        """Return the stage's limits as data."""
-        table = self.outputs["ControlTable"]
-        return DynamoDbLimitBook(self.client("dynamodb"), table, self.defaults, clock=SystemClock())
+        Raises:
+            NotDeployed: there are none.
+        """
+        return self.read_outputs()
+
+    def administer(self, command: Command) -> dict[str, Any]:
+        """Have the function `administer` carry a command out, and return what it tells.
+
+        Raises:
+            Refused: it did not.
+            NotDeployed: it is not there, or these credentials may not invoke it.
+        """
+        function, text = self.stage.resource_name("administer"), command.model_dump_json()
+        sts = self.client("sts").meta
+        bound = caller.bound_to(function, text)
+        proof = caller.prove(self.credentials(), sts_url=sts.endpoint_url, region=sts.region_name, bound=bound)
+        payload = json.dumps({"command": text, "proof": proof})
+        try:
+            answer = self.client("lambda").invoke(FunctionName=function, Payload=payload)
+        except ClientError as refused:
+            raise NotDeployed(f"{function} can't be invoked: {refused}") from refused
+        told = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            raise Refused(f"{function} failed; its log says why")
+        if "refused" in told:
+            raise Refused(": ".join(filter(None, (told["refused"]["field"], told["refused"]["message"]))))
+        done: dict[str, Any] = told["done"]
+        return done
+
+    def release(self) -> Release:
+        """Return the release that new runs of the stage are bound to, as it lies here."""
+        return Release.read(ROOT / self.stage.agent, self.stage.release)
 
     def log(self) -> DynamoDbRunLog:
         """Return the stage's run log."""
@@ -75,6 +103,7 @@ def _local() -> Deployment:
         endpoint = json.loads(path.read_text(encoding="utf-8"))
     except OSError as missing:
         raise NotDeployed(f"{path} is not there; start the cloud with `make run`") from missing
+    outputs: Mapping[str, str] = endpoint["stack_outputs"]
     root = endpoint["url"].split("/_aws")[0]
     session = boto3.Session("test", "test", region_name="us-east-1")  # the emulator's root user
 
@@ -82,7 +111,7 @@ def _local() -> Deployment:
         made: Any = session.client(service, endpoint_url=root)  # type: ignore[call-overload]  # any name
         return made
 
-    return Deployment(STAGES["local"], endpoint["stack_outputs"], client)
+    return Deployment(STAGES["local"], lambda: outputs, client, session.get_credentials)
 
 
 def _deployed(stage: Stage) -> Deployment:
@@ -92,11 +121,14 @@ def _deployed(stage: Stage) -> Deployment:
         made: Any = session.client(service)  # type: ignore[call-overload]  # any name
         return made
 
-    cloudformation, outputs = client("cloudformation"), dict[str, str]()
-    for part in STACKS:
-        try:
-            [stack] = cloudformation.describe_stacks(StackName=f"Keepgate-{stage.name}-{part}")["Stacks"]
-        except cloudformation.exceptions.ClientError as refused:
-            raise NotDeployed(f"the stack Keepgate-{stage.name}-{part} can't be read: {refused}") from refused
-        outputs |= {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-    return Deployment(stage, outputs, client)
+    def read_outputs() -> Mapping[str, str]:
+        cloudformation, outputs = client("cloudformation"), dict[str, str]()
+        for part in STACKS:
+            try:
+                [stack] = cloudformation.describe_stacks(StackName=f"Keepgate-{stage.name}-{part}")["Stacks"]
+            except cloudformation.exceptions.ClientError as refused:
+                raise NotDeployed(f"the stack Keepgate-{stage.name}-{part} can't be read: {refused}") from refused
+            outputs |= {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+        return outputs
+
+    return Deployment(stage, read_outputs, client, session.get_credentials)

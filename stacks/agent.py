@@ -17,8 +17,10 @@ from lambdas.settings import RunAgentSettings, RunToolSettings, SweepRunsSetting
 from stacks.bundling import Bundles
 from stacks.config import Stage
 from stacks.constructs.data_role import DATA, DataRole
+from stacks.constructs.guardrail import ModelGuardrail
 from stacks.constructs.locked_door import lock_door
 from stacks.constructs.model_rights import allow_model
+from stacks.constructs.operators_door import OperatorsDoor
 from stacks.constructs.room_function import RoomFunction, function_arn, role_arn
 from stacks.contracts import read_model_ids, read_rights
 from stacks.findings import accept
@@ -47,6 +49,7 @@ class AgentStack(StageStack):
         super().__init__(scope, "Agent", stage)
         self._stage, self._state, self._pool = stage, state, pool
         self._code = lambda_.Code.from_asset(str(bundles.doors))
+        self._tools_code = lambda_.Code.from_asset(str(bundles.tools))
         rights = read_rights(stage.agent)
         tool_timeout = Duration.seconds(rights.longest_s + MARGIN_S)
         worker_timeout = Duration.seconds(rights.longest_s + 2 * MARGIN_S)
@@ -73,7 +76,11 @@ class AgentStack(StageStack):
         self.run_tool = self._run_tool(tool_timeout)
         self.work_tool_queue = self._work_tool_queue(worker_timeout)
         self.sweep_runs = self._sweep_runs()
-        self.functions = [self.run_agent, self.run_tool, self.work_tool_queue, self.sweep_runs]
+        self.operators = OperatorsDoor(self, "Operators", stage=stage, state=state, code=self._code)
+        self.functions = [
+            *(self.run_agent, self.run_tool, self.work_tool_queue, self.sweep_runs),
+            self.operators.administer,
+        ]
 
         data = DataRole(
             self,
@@ -90,6 +97,7 @@ class AgentStack(StageStack):
 
     def _run_agent(self, code: lambda_.Code) -> RoomFunction:
         stage, state = self._stage, self._state
+        guardrail = ModelGuardrail(self, "Guardrail", stage=stage) if stage.guardrail_strength else None
         function = RoomFunction(
             self,
             "RunAgent",
@@ -107,17 +115,22 @@ class AgentStack(StageStack):
                 ledger_table=state.ledger.table_name,
                 **stage.breaker_rules(),
                 agent_function=stage.resource_name("run_agent"),
-                tool_function=stage.resource_name("run_tool"),
+                tool_function=stage.function_name("run_tool"),
+                isolates_tenants=stage.isolates_tenants,
                 tool_queue_url=self.queue.queue_url,
                 user_pool_id=self._pool.user_pool_id,
                 **stage.limits(state.control.table_name),
                 platform_shards=stage.platform_shards,
+                guardrail_id=guardrail.guardrail_id if guardrail else "",
+                guardrail_version=guardrail.version if guardrail else "",
             ),
         )
+        if guardrail:
+            function.may(["bedrock:ApplyGuardrail"], [guardrail.arn])
         function.may_use(state.runs, ["GetItem", "BatchGetItem", "Query", "PutItem"])
         function.may_use(state.ledger, ["BatchGetItem", "Query", "PutItem", "UpdateItem"])
         self._may_move_lines(function)
-        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys=("BREAKER#*",))
         function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
         for model_id in read_model_ids(stage.agent, stage.release):
             allow_model(function, model_id)
@@ -129,8 +142,9 @@ class AgentStack(StageStack):
             self,
             "RunTool",
             stage=stage,
-            code=self._code,
+            code=self._tools_code,
             timeout=timeout,
+            by_tenant=stage.isolates_tenants,
             if_lost="Whoever called it waits for the answer, and records the call as lost.",
             settings=RunToolSettings(
                 stage=stage.name,
@@ -141,8 +155,13 @@ class AgentStack(StageStack):
                 bucket=state.files.bucket_name,
                 data_role_arn=role_arn(self, stage, DATA),
                 progress_table=state.progress.table_name,
+                secrets_prefix=stage.secrets_prefix,
+                control_table=state.control.table_name,
+                tool_servers=stage.tool_servers if stage.emulated else "",
             ),
         )
+        # What it has seen change at a server outside it stops for all.
+        function.may_use(state.control, ["GetItem", "PutItem"], leading_keys=("STOPPED#*",))
         function.may_use(state.progress, ["PutItem"])
         function.may_use(state.runs, ["GetItem", "Query"])
         return function
@@ -166,14 +185,15 @@ class AgentStack(StageStack):
                 progress_table=state.progress.table_name,
                 max_receives=MAX_RECEIVES,
                 **stage.breaker_rules(),
-                tool_function=stage.resource_name("run_tool"),
+                tool_function=stage.function_name("run_tool"),
+                isolates_tenants=stage.isolates_tenants,
                 agent_function=stage.resource_name("run_agent"),
                 **stage.limits(state.control.table_name),
             ),
         )
         function.may_use(state.runs, ["GetItem", "Query", "PutItem"])
         self._may_move_lines(function)
-        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys="BREAKER#*")
+        function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys=("BREAKER#*",))
         function.may_use(state.progress, ["Query"])
         jobs = sources.SqsEventSource(
             self.queue, batch_size=1, report_batch_item_failures=True, max_concurrency=stage.queue_concurrency
@@ -261,6 +281,7 @@ class AgentStack(StageStack):
     def _outputs(self, data: DataRole) -> None:
         CfnOutput(self, "AgentFunction", value=self.run_agent.function.function_name)
         CfnOutput(self, "ToolFunction", value=self.run_tool.function.function_name)
+        CfnOutput(self, "OperatorPolicyArn", value=self.operators.policy.managed_policy_arn)
         CfnOutput(self, "ToolQueueUrl", value=self.queue.queue_url)
         CfnOutput(self, "ToolDeadLetterQueueUrl", value=self.dead_letters.queue_url)
         CfnOutput(self, "AgentRoleArn", value=self.run_agent.role.role_arn)

@@ -1,8 +1,9 @@
 """Builds what the functions are deployed as, without Docker: packages for the Lambda runtime as uv.lock pins them.
 
-Two bundles: `agent` has everything, `doors` leaves out Cedar, which only the function that decides imports. A bundle is
-a folder below build/, named by a hash of all that goes into it, so an unchanged one is built once. Bytecode is compiled
-ahead, because the code's folder is read-only there and every cold start would compile everything again.
+Three bundles: `agent` for the function that decides, with Cedar; `tools` for the one that runs tools, with the client
+of servers outside; `doors` for all others, with neither. A bundle is a folder below build/, named by a hash of all that
+goes into it, so an unchanged one is built once. Bytecode is compiled ahead, because the code's folder is read-only
+there and every cold start would compile everything again.
 """
 
 import hashlib
@@ -18,22 +19,25 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SOURCES = ("agent", "lambdas", "support_desk")
 ONLY_FOR_AGENT = ("cedarpy",)
+ONLY_FOR_TOOLS = ("mcp",)
+FOR_BOTH = ("jsonschema",)
 RUNTIME_PYTHON = (3, 13)
 PLATFORM = "aarch64-manylinux2014"
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """The folders that `run_agent`, and all other functions, are made of."""
+    """The folders that `run_agent`, `run_tool`, and all other functions are made of."""
 
     agent: Path
+    tools: Path
     doors: Path
 
 
 def source_only() -> Bundles:
     """Return bundles without packages, for the local cloud, which has them, and for tests of templates."""
     folder = _cached("source", [], _copy_sources)
-    return Bundles(agent=folder, doors=folder)
+    return Bundles(agent=folder, tools=folder, doors=folder)
 
 
 def with_packages() -> Bundles:
@@ -49,7 +53,11 @@ def with_packages() -> Bundles:
             f"\nWARNING: no Python {version} found: the functions go without bytecode, a cold start takes 4 to 5 times"
             f" as long.\n         Put python{version} on PATH (or `pyenv install {version}`) before you deploy.\n\n"
         )
-    return Bundles(agent=_bundle("agent", (), compiler), doors=_bundle("doors", ONLY_FOR_AGENT, compiler))
+    return Bundles(
+        agent=_bundle("agent", ONLY_FOR_TOOLS, compiler),
+        tools=_bundle("tools", ONLY_FOR_AGENT, compiler),
+        doors=_bundle("doors", (*ONLY_FOR_AGENT, *ONLY_FOR_TOOLS, *FOR_BOTH), compiler),
+    )
 
 
 def find_interpreter(version: tuple[int, int]) -> Path | None:

@@ -10,9 +10,24 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from agent.errors import ConfigurationInvalid
+from lambdas.headers import Cors
 from lambdas.settings import BreakerSettings, LimitedSettings
 
 DOLLAR_MICROS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeniedTopic:
+    """What a Bedrock guardrail keeps question and answer away from."""
+
+    name: str
+    definition: str
+    """In a sentence or two; what Bedrock's classifier goes by."""
+    examples: tuple[str, ...] = ()
+
+
+STRENGTHS = ("LOW", "MEDIUM", "HIGH")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +62,27 @@ class Stage:
     """In five minutes, reconnects to an event stream not counted."""
     reconnects_per_ip: int
     """In five minutes, of `GET …/events`."""
+    allowed_origins: str = ""
+    """The origins whose web pages may read the API's answers, comma-separated; empty: none. See `lambdas.headers`."""
     queue_concurrency: int
     """How many queued tool calls run at a time."""
+    isolates_tenants: bool = False
+    """Whether each tenant's tool calls run in environments that no other tenant's ever run in: Lambda's tenant
+    isolation mode. It costs a cold start, and a charge, for each tenant's own environments. A queue can't invoke such
+    a function, which is why queued calls reach it through `work_tool_queue`."""
     breaker_failures: int = 5
     """So many failed calls of one model or tool within a window open its circuit breaker."""
     breaker_window_s: int = 30
     breaker_open_s: int = 30
     """How long none is called; then one call is tried."""
+    tool_servers: str = ""
+    """Servers outside that are on the loopback instead, for an emulated stage: JSON, URL by name."""
     agent: str = "support_desk"
     """The folder of the agent: its contracts and releases."""
     release: str = "support-desk-1"
+    guardrail_strength: str = "MEDIUM"
+    """Of the Bedrock guardrail's content filters: LOW, MEDIUM or HIGH; empty: no guardrail. Billed by text."""
+    denied_topics: tuple[DeniedTopic, ...] = ()
     user_day_limit_micros: int
     tenant_month_limit_micros: int
     platform_month_limit_micros: int
@@ -65,7 +91,19 @@ class Stage:
     """Runs of one user in flight."""
     tenant_runs_limit: int = 200
     tenant_jobs_limit: int
-    """A tenant's jobs in the tool queue at once. At most `queue_concurrency`, so that the others' wait is short."""
+    """A tenant's jobs in the tool queue at once. At most half of `queue_concurrency`: whoever floods the queue leaves
+    the other half to others, whose jobs begin at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be deployed before anything is synthesized."""
+        Cors.of(self.allowed_origins)
+        if self.guardrail_strength not in ("", *STRENGTHS):
+            raise ConfigurationInvalid(f"guardrail_strength: {self.guardrail_strength!r} is not one of {STRENGTHS}")
+
+    def function_name(self, door: str) -> str:
+        """Return the name of a door's function. One that isolates tenants is made so, and can't be changed into it."""
+        name = self.resource_name(door)
+        return f"{name}-by-tenant" if door == "run_tool" and self.isolates_tenants else name
 
     def limits(self, control_table: str) -> Any:  # noqa: ANN401 - keywords of several kinds, for `LimitedSettings`
         """Return the settings that every function has which keeps to limits."""
@@ -79,6 +117,11 @@ class Stage:
     def resource_name(self, part: str) -> str:
         """Return the physical name of a part, such as a function."""
         return f"keepgate-{self.name}-{part.replace('_', '-')}"
+
+    @property
+    def secrets_prefix(self) -> str:
+        """What the names of all tools' secrets begin with."""
+        return f"keepgate/{self.name}"
 
     def overridden(self, context: Mapping[str, Any]) -> Self:
         """Return this stage with the fields that `context` has.
@@ -105,7 +148,7 @@ DEV = Stage(
     create_burst=10,
     requests_per_ip=1_000,
     reconnects_per_ip=3_000,
-    queue_concurrency=2,
+    queue_concurrency=4,
     user_day_limit_micros=1 * DOLLAR_MICROS,
     tenant_month_limit_micros=20 * DOLLAR_MICROS,
     platform_month_limit_micros=50 * DOLLAR_MICROS,
@@ -116,6 +159,7 @@ DEV = Stage(
 PROD = Stage(
     name="prod",
     keeps_data=True,
+    isolates_tenants=True,
     log_retention="THREE_MONTHS",
     firewall=True,
     alarms=True,
@@ -139,8 +183,10 @@ PROD = Stage(
 LOCAL = Stage(
     name="local",
     emulated=True,
+    release="support-desk-local-1",
     keeps_data=False,
     log_retention="ONE_DAY",
+    guardrail_strength="",  # the emulator can't make one from a template
     firewall=False,  # the emulator can make a WebACL but not put it before an API
     alarms=True,
     password_sign_in=True,
@@ -152,7 +198,8 @@ LOCAL = Stage(
     create_burst=1_000,
     requests_per_ip=100_000,
     reconnects_per_ip=100_000,
-    queue_concurrency=2,
+    allowed_origins="http://localhost:3000",  # where a team's own page is tried out
+    queue_concurrency=4,
     breaker_failures=100,  # one scripted model for all: what one test breaks should not stop the next
     user_day_limit_micros=5 * DOLLAR_MICROS,
     tenant_month_limit_micros=50 * DOLLAR_MICROS,

@@ -16,6 +16,8 @@ class ToolRights:
     """What all tools of an agent need together."""
 
     data_actions: tuple[str, ...]
+    secrets: tuple[tuple[str, str], ...]
+    """Scope and name of each secret that some tool reads."""
     longest_s: int
     """The longest timeout of any contract."""
 
@@ -26,6 +28,7 @@ def read_rights(agent: str) -> ToolRights:
     contracts = [entry["contract"] for entry in lock.values()]
     return ToolRights(
         data_actions=tuple(sorted({action for contract in contracts for action in contract["data_actions"]})),
+        secrets=tuple(sorted({(need["scope"], need["name"]) for c in contracts for need in c["secrets"]})),
         longest_s=max(contract["timeout_s"] for contract in contracts),
     )
 

@@ -49,9 +49,11 @@ class EdgeStack(StageStack):
                 service="shim",
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
+                ledger_table=state.ledger.table_name,
                 agent_function=stage.resource_name("run_agent"),
                 release=stage.release,
                 client_ids=client_id,
+                allowed_origins=stage.allowed_origins,
                 **stage.limits(state.control.table_name),
             ),
         )
@@ -60,7 +62,25 @@ class EdgeStack(StageStack):
             ["GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"],
             indexes=["by_user", "by_approval"],
         )
+        self.shim.may_use(
+            state.ledger,
+            ["BatchGetItem"],
+            leading_keys=(
+                "B#user#*",
+                "B#tenant#*",
+            ),
+        )
         self.shim.may_use(state.control, ["BatchGetItem"])
+        self.shim.may_use(
+            state.control,
+            ["PutItem"],
+            leading_keys=(
+                "SWITCH#BY#*",
+                "OWN_LIMIT#*",
+                "AUDIT#T#*",
+            ),
+        )
+        self.shim.may_use(state.control, ["Query"], leading_keys=("AUDIT#T#*",))
         self.shim.may_invoke(function_arn(self, stage, "run_agent"))
 
         self.stream_events = RoomFunction(
@@ -76,6 +96,7 @@ class EdgeStack(StageStack):
                 trace_exporter=stage.trace_exporter,
                 runs_table=state.runs.table_name,
                 client_ids=client_id,
+                allowed_origins=stage.allowed_origins,
             ),
         )
         self.stream_events.may_use(state.runs, ["GetItem", "Query"])

@@ -8,6 +8,8 @@ from aws_cdk import CfnResource, IAspect
 from constructs import IConstruct
 
 MISSING_TYPES = {
+    "AWS::Bedrock::Guardrail": "ministack has its API only; what it would say is spoken by the scripted model's wire",
+    "AWS::Bedrock::GuardrailVersion": "a version of what is not there; the stage has no guardrail strength locally",
     "AWS::Lambda::ResourcePolicy": "ministack has no full resource policies; IAM without a grant is refused there",
     "AWS::XRay::SamplingRule": "ministack has no X-Ray; local traces go to a file or an OTLP endpoint, all of them",
 }

@@ -150,6 +150,12 @@ class ObservabilityStack(StageStack):
             _runs_ended(stage, "internal_error"),
             0,
         )
+        alarm(
+            "tools-changed",
+            "A server's tool is no longer what was reviewed and is refused: read run_tool's log, then docs/mcp.md.",
+            _tools_changed(stage),
+            0,
+        )
         alarm("server-errors", "The API answers 5xx: read the shim's log.", _server_errors(self._api), 0, periods=2)
         cloudwatch.Alarm(
             self,
@@ -193,6 +199,14 @@ def _runs_ended(stage: Stage, reason: str) -> cloudwatch.Metric:
     dimensions = {"service": "run_agent", "stage": stage.name, "reason": reason}
     return cloudwatch.Metric(
         namespace="Keepgate", metric_name="RunsEnded", dimensions_map=dimensions, period=PERIOD, statistic="Sum"
+    )
+
+
+def _tools_changed(stage: Stage) -> cloudwatch.Metric:
+    """Return how many calls were refused because a server's tool has changed; see `lambdas.telemetry`."""
+    dimensions = {"service": "run_tool", "stage": stage.name}
+    return cloudwatch.Metric(
+        namespace="Keepgate", metric_name="ToolsChanged", dimensions_map=dimensions, period=PERIOD, statistic="Sum"
     )
 
 

@@ -1,25 +1,30 @@
-"""Write contracts.lock.json, the reviewed copy of every tool's contract: `make lock-contracts`.
+"""Write contracts.lock.json and say what changes with it: `make lock-contracts`.
 
-The infrastructure generates rights and timeouts from the file as data, without importing a tool. A test demands that
-file and code are equal, so a change to a contract shows in the review as a change of this file.
+With `--check` nothing is written, and a difference is an error. What the lock is for says `agent.contract_lock`.
 """
 
-import json
+import sys
 from pathlib import Path
 
+from agent import contract_lock
 from support_desk.tools import TOOLS
 
-PATH = Path(__file__).parent / "contracts.lock.json"
+FOLDER = Path(__file__).parent
+PATH = FOLDER / contract_lock.FILE
 
 
-def locked() -> str:
-    """Return what the file has to say: by tool, the contract and the hash that decisions bind."""
-    contracts = {
-        name: {"sha256": tool.contract.sha256(), "contract": tool.contract.model_dump(mode="json", by_alias=True)}
-        for name, tool in sorted(TOOLS.items())
-    }
-    return json.dumps(contracts, indent=2, ensure_ascii=False) + "\n"
+def main(*, check: bool) -> int:
+    """Print what differs between the file and the code, and make the file what the code says."""
+    before, after = contract_lock.read(PATH), contract_lock.locked(TOOLS)
+    lines = list(contract_lock.differences(before, after))
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    if any(line.startswith("!") for line in lines):
+        sys.stdout.write("\nLines with ! change what a tool may do: have them reviewed.\n")
+    if check:
+        return int(before != after)
+    PATH.write_text(contract_lock.text_of(after), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    PATH.write_text(locked(), encoding="utf-8")
+    sys.exit(main(check="--check" in sys.argv[1:]))

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from agent.tools import TenantData
+from agent.tools import Facts, TenantData, facts
 
 PAGE = 100
 
@@ -21,6 +21,7 @@ Day = Annotated[
     str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", description="A day as YYYY-MM-DD."), AfterValidator(_is_real)
 ]
 Cents = Annotated[int, Field(ge=0)]
+Currency = Literal["EUR", "GBP", "USD"]
 OrderStatus = Literal["placed", "packed", "shipped", "delivered", "returned", "cancelled"]
 
 
@@ -54,9 +55,28 @@ class Order(Record):
     tracking_number: str | None = None
     lines: tuple[OrderLine, ...]
     total_cents: Cents
-    currency: Literal["EUR", "GBP", "USD"]
+    currency: Currency
     customer_note: str = ""
     """Whatever the customer typed at checkout: nobody has checked it."""
+
+
+class HandledOrder(Facts):
+    """What policies are told of an order that somebody is going to write about."""
+
+    handler: str = Field(max_length=128)
+    """The user who looks after it; empty while nobody does. The model is not told."""
+
+
+def handler_of(item: dict[str, Any]) -> str:
+    """Return who looks after an order."""
+    return str(item.get("handler") or "")
+
+
+@facts(HandledOrder)
+def handled_order(data: TenantData, order_id: str) -> HandledOrder | None:
+    """Read who looks after an order."""
+    item = data.get("order", order_id)
+    return None if item is None else HandledOrder(handler=handler_of(item))
 
 
 def find_order(data: TenantData, order_id: str) -> Order | None:

@@ -9,7 +9,7 @@ from agent.identity import Principal, Role
 from agent.ports import RunLog
 from agent.runlog import RunHeader, RunState, advance, step
 from tests.converse import problems
-from tests.sample_agent import release, tools
+from tests.sample_agent import SampleCloud, release, tools
 
 RELEASE, TOOLS = release(), tools(Counter())
 """What is asked with. Which tools there are matters little to a request: they are named, and none is run."""
@@ -28,9 +28,21 @@ def require_sound(header: RunHeader, events: Sequence[Event], where: str = "") -
     assert state is not None, where
     # The sweeper moves `due_at` on without an event.
     assert header.model_copy(update={"due_at": state.header.due_at}) == state.header, where
-    results = Counter(e.data.call_id for e in events if isinstance(e.data, ToolCompleted | ToolOutcomeUnknown))
+    results = Counter(result.call_id for result in results_of(events))
     assert all(count == 1 for count in results.values()), (where, results)
     return state
+
+
+def results_of(events: Sequence[Event]) -> list[ToolCompleted | ToolOutcomeUnknown]:
+    """Return the results of the calls; that a person is asked about one is none yet."""
+    ends = [event.data for event in events if isinstance(event.data, ToolCompleted | ToolOutcomeUnknown)]
+    return [end for end in ends if isinstance(end, ToolCompleted) or not end.asks_person]
+
+
+def is_refused(result: ToolCompleted | ToolOutcomeUnknown | None, where: str) -> bool:
+    """Whether a call did not run because a check could not be made that must be a yes: that port failed."""
+    could_not = "error" in where and ("MemoryControlBook" in where or "MemoryAllowances" in where)
+    return could_not and isinstance(result, ToolCompleted) and result.did_not_run
 
 
 def require_settled(state: RunState, events: Sequence[Event], where: str = "") -> None:
@@ -75,3 +87,22 @@ def require_session_goes_on(log: RunLog, header: RunHeader) -> None:
     next_run = advance(None, event)
     loaded = event.model_copy(update={"seq": 2, "data": sessions.load(log, next_run, max_bytes=100_000)})
     require_sendable(step(step(None, event), loaded))
+
+
+def require_counted(cloud: SampleCloud, state: RunState, where: str = "") -> None:
+    """Demand that what is used up is what ran, and besides only what nobody knows of."""
+    used: Counter[tuple[str, str]] = Counter()
+    for turn in state.turns:
+        for decision in turn.completed.decisions:
+            call_id = decision.call_id
+            result = turn.results.get(call_id)
+            # To the platform an error of the tool's room is one of the tool: it may have acted, and stays counted.
+            may_have = isinstance(result, ToolCompleted) and result.outcome == "error" and not result.did_not_run
+            nobody_knows = call_id in turn.unknown or isinstance(result, ToolOutcomeUnknown) or may_have
+            if nobody_knows or cloud.effects[f"{decision.tool} {state.header.run_id}/{call_id}"]:
+                used.update({(decision.tool, name): amount for name, amount in decision.uses.items()})
+    for tool, made in cloud.tools.items():
+        days = [name for name in made.contract.allowances if name.endswith("_day")]
+        header = state.header
+        found = cloud.allowances.used(header.tenant_id, header.user_id, tool, days, at=cloud.clock.now())
+        assert found == {name: used[tool, name] for name in days}, (where, tool)

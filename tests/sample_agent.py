@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from agent.pricing import Price, Prices
 from agent.release import Caps, ModelChoice, Release
@@ -21,20 +21,41 @@ QUESTION = "Where is my order?"
 
 class Item(Arguments):
     item: str
-    count: int = 1
+    count: int = Field(default=1, ge=0)
 
 
 class Done(BaseModel):
     done: str
 
 
-def tools(effects: Counter[str]) -> Mapping[str, Tool[Any]]:
-    """Return the tools; each run of one counts under `tool run/call`."""
+class Saved(BaseModel):
+    done: Literal["saved"] = "saved"
+
+
+class Paid(BaseModel):
+    done: Literal["paid"] = "paid"
+
+
+class Wired(BaseModel):
+    done: Literal["wired"] = "wired"
+
+
+ALLOWANCES = ("count.user_day", "count.tenant_day", "calls.user_minute")
+
+
+def tools(effects: Counter[str], *, allowances: tuple[str, ...] = ()) -> Mapping[str, Tool[Any]]:
+    """Return the tools; each run of one counts under `tool run/call`, and uses up these allowances."""
 
     def acted(name: str, context: ToolContext) -> None:
         effects[f"{name} {context.idempotency_key}"] += 1
 
-    @tool(effect=Effect.READ, mode="idempotent", resource="Item::{item}")
+    @tool(
+        effect=Effect.READ,
+        mode="idempotent",
+        resource="Item::{item}",
+        allowances=allowances,
+        errors=("not_found",),
+    )
     def look(args: Item, context: ToolContext) -> Done:
         """Look an item up; harmless, and others may run beside it."""
         acted("look", context)
@@ -42,31 +63,78 @@ def tools(effects: Counter[str]) -> Mapping[str, Tool[Any]]:
             raise ToolFailed("not_found", "There is no such item.")
         return Done(done=f"looked {args.item}")
 
-    @tool(effect=Effect.WRITE, mode="idempotent", resource="Item::{item}", parallel=False, trusted=True)
-    def save(args: Item, context: ToolContext) -> Done:
+    @tool(
+        effect=Effect.WRITE,
+        mode="idempotent",
+        resource="Item::{item}",
+        parallel=False,
+        trusted=True,
+        allowances=allowances,
+    )
+    def save(args: Item, context: ToolContext) -> Saved:
         """Save an item; saving it again changes nothing."""
         acted("save", context)
-        return Done(done=f"saved {args.item}")
+        return Saved()
 
-    @tool(effect=Effect.DESTRUCTIVE, mode="once", resource="Item::{item}", parallel=False, trusted=True)
-    def pay(args: Item, context: ToolContext) -> Done:
+    @tool(
+        effect=Effect.DESTRUCTIVE,
+        mode="once",
+        resource="Item::{item}",
+        parallel=False,
+        trusted=True,
+        allowances=allowances,
+    )
+    def pay(args: Item, context: ToolContext) -> Paid:
         """Pay for an item; must never happen twice."""
         acted("pay", context)
-        return Done(done=f"paid {args.item}")
+        return Paid()
 
-    @tool(effect=Effect.READ, mode="idempotent", resource="Item::{item}", queued=True, timeout_s=60)
+    @tool(
+        effect=Effect.READ, mode="idempotent", resource="Item::{item}", queued=True, timeout_s=60, allowances=allowances
+    )
     def export(args: Item, context: ToolContext) -> Done:
         """Export an item; takes long, so it goes through the queue."""
         acted("export", context)
         return Done(done=f"exported {args.item}")
 
-    @tool(effect=Effect.EXTERNAL, mode="once", resource="Item::{item}", queued=True, timeout_s=60)
+    @tool(
+        effect=Effect.EXTERNAL, mode="once", resource="Item::{item}", queued=True, timeout_s=60, allowances=allowances
+    )
     def ship(args: Item, context: ToolContext) -> Done:
         """Ship an item; takes long, and must never happen twice."""
         acted("ship", context)
         return Done(done=f"shipped {args.item}")
 
-    return by_name([look, save, pay, export, ship])
+    @tool(
+        effect=Effect.DESTRUCTIVE,
+        mode="once",
+        if_unknown="ask_person",
+        resource="Item::{item}",
+        parallel=False,
+        trusted=True,
+        shown_to_user=True,
+        allowances=allowances,
+    )
+    def wire(args: Item, context: ToolContext) -> Wired:
+        """Wire money for an item; where nobody knows whether it went out, a person looks."""
+        acted("wire", context)
+        return Wired()
+
+    @tool(
+        effect=Effect.EXTERNAL,
+        mode="once",
+        if_unknown="ask_person",
+        resource="Item::{item}",
+        queued=True,
+        timeout_s=60,
+        allowances=allowances,
+    )
+    def post(args: Item, context: ToolContext) -> Done:
+        """Post an item; takes long, and where nobody knows whether it left, a person looks."""
+        acted("post", context)
+        return Done(done=f"posted {args.item}")
+
+    return by_name([look, save, pay, export, ship, wire, post])
 
 
 def release(*, timeout_s: float = 30, **caps: int) -> Release:
@@ -81,10 +149,11 @@ def release(*, timeout_s: float = 30, **caps: int) -> Release:
     }
     return Release(
         name="sample-1",
+        agent="sample",
         model=ModelChoice(id=MODEL, reason="a model that plays its script", max_tokens=1000, timeout_s=timeout_s),
         prompt_file="none",
         prompt="You help.",
-        tools=("look", "save", "pay", "export", "ship"),
+        tools=("look", "save", "pay", "export", "ship", "wire", "post"),
         caps=Caps(**{**generous, **caps}),
     )
 
@@ -98,10 +167,12 @@ class SampleCloud(MemoryCloud):
         failing: Mapping[int, Sequence[Sequence[Step]]] | None = None,
         caps: Mapping[str, int] | None = None,
         timeout_s: float = 30,
+        allowances_of_tools: tuple[str, ...] = (),
         **around: Any,
     ) -> None:
         self.effects: Counter[str] = Counter()
         self.session_id: str | None = None
         self.script = ScriptedModel(*turns, failing=failing)
         around.setdefault("prices", PRICES)
-        super().__init__(release(timeout_s=timeout_s, **(caps or {})), tools(self.effects), self.script, **around)
+        made = tools(self.effects, allowances=allowances_of_tools)
+        super().__init__(release(timeout_s=timeout_s, **(caps or {})), made, self.script, **around)

@@ -1,6 +1,7 @@
 """The spans that code under test finishes. `from tests.spans import spans` makes the fixture."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from opentelemetry import trace
@@ -22,8 +23,8 @@ class Spans:
         return found
 
 
-@pytest.fixture
-def spans() -> Iterator[Spans]:
+@contextmanager
+def recorded() -> Iterator[Spans]:
     """A process has one tracer provider for good: whichever test came first has set it."""
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -33,3 +34,9 @@ def spans() -> Iterator[Spans]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield Spans(exporter)
     exporter.shutdown()
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    with recorded() as found:
+        yield found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, ParamValidationError, ReadTimeoutError
 from urllib3.exceptions import ReadTimeoutError as StreamReadTimeoutError
 
+from agent.aws.guardrail_trace import kinds_of
 from agent.errors import (
     ModelError,
     ModelNotOffered,
@@ -27,6 +28,7 @@ from agent.errors import (
 )
 from agent.events import Reasoning, Usage
 from agent.ports import (
+    GuardrailTold,
     ModelPart,
     ModelRequest,
     ModelStopped,
@@ -56,6 +58,14 @@ FAILURES: Mapping[str, type[ModelError]] = {
 """Bedrock's error codes; any other is a refusal where it is a 4xx, else the service's failure."""
 
 
+@dataclass(frozen=True)
+class Guardrail:
+    """A Bedrock guardrail that every call passes. A call whose guardrail can't be applied is refused by Bedrock."""
+
+    identifier: str
+    version: str
+
+
 class BedrockModel:
     """`ports.Model` on Bedrock.
 
@@ -63,8 +73,11 @@ class BedrockModel:
     event with a reservation of its own, so the loop counts them.
     """
 
-    def __init__(self, client_for: Callable[[float], "BedrockRuntimeClient"]) -> None:
+    def __init__(
+        self, client_for: Callable[[float], "BedrockRuntimeClient"], guardrail: Guardrail | None = None
+    ) -> None:
         self._client_for = client_for
+        self._guardrail = guardrail
 
     def stream(self, request: ModelRequest, *, timeout_s: float) -> Iterator[ModelPart]:
         """See `ports.Model`. A generator: the call begins, and its time runs, with the first part asked for."""
@@ -73,7 +86,7 @@ class BedrockModel:
         answer = _Answer()
         with ExitStack() as cleanup:
             try:
-                stream = self._client_for(timeout_s).converse_stream(**_to_wire(request))["stream"]
+                stream = self._client_for(timeout_s).converse_stream(**_to_wire(request, self._guardrail))["stream"]
                 cleanup.callback(stream.close)
                 # A read timeout bounds each silence, not the whole. urllib3's `shutdown` is made for ending another
                 # thread's read; botocore and its stubs hide the way to it.
@@ -143,15 +156,8 @@ class _Answer:
             case {"messageStop": {"stopReason": reason}}:
                 self.stopped = True
                 yield ModelStopped(reason)
-            case {"metadata": {"usage": usage}}:
-                yield UsageReported(
-                    Usage(
-                        input_tokens=usage["inputTokens"],
-                        output_tokens=usage["outputTokens"],
-                        cache_read_tokens=usage.get("cacheReadInputTokens", 0),
-                        cache_write_tokens=usage.get("cacheWriteInputTokens", 0),
-                    )
-                )
+            case {"metadata": told}:
+                yield from _told(told)
 
     def require_end(self) -> None:
         """Raise ModelUnavailable where the stream is over and the model had not stopped."""
@@ -177,7 +183,21 @@ class _Answer:
             yield ReasoningDone(block, Reasoning(block={"reasoningContent": self._reasoning.pop(block)}))
 
 
-def _to_wire(request: ModelRequest) -> dict[str, Any]:
+def _told(metadata: Mapping[str, Any]) -> Iterator[ModelPart]:
+    if usage := metadata.get("usage"):
+        yield UsageReported(
+            Usage(
+                input_tokens=usage["inputTokens"],
+                output_tokens=usage["outputTokens"],
+                cache_read_tokens=usage.get("cacheReadInputTokens", 0),
+                cache_write_tokens=usage.get("cacheWriteInputTokens", 0),
+            )
+        )
+    if kinds := kinds_of(metadata.get("trace") or {}):
+        yield GuardrailTold(kinds)
+
+
+def _to_wire(request: ModelRequest, guardrail: Guardrail | None = None) -> dict[str, Any]:
     inference: dict[str, Any] = {"maxTokens": request.max_tokens}
     if request.temperature is not None:
         inference["temperature"] = request.temperature
@@ -190,6 +210,14 @@ def _to_wire(request: ModelRequest) -> dict[str, Any]:
         ],
         "inferenceConfig": inference,
     }
+    if guardrail is not None:
+        call["guardrailConfig"] = {
+            "guardrailIdentifier": guardrail.identifier,
+            "guardrailVersion": guardrail.version,
+            # `async` shows text before it was looked at.
+            "streamProcessingMode": "sync",
+            "trace": "enabled",
+        }
     if request.tools:
         call["toolConfig"] = {
             "tools": [

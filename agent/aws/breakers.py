@@ -66,6 +66,12 @@ class DynamoDbBreakers:
         elif self._count(name, now) >= self._rules.failures:
             self._move(name, None, opened)
 
+    def gave_up(self, name: str) -> None:
+        """See `ports.Breakers`."""
+        probe = self._probes.pop(name, None)
+        if probe is not None:
+            self._move(name, probe, self._now_ms())
+
     def succeeded(self, name: str) -> None:
         """See `ports.Breakers`."""
         probe = self._probes.pop(name, None)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
+from agent.aws.accounts import tenant_account, user_account
 from agent.aws.dynamodb import Backoff, Item, batch_get, store_errors, transact
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.limits import POOLS, Limits, Pool, period
@@ -31,6 +32,8 @@ MAX_SHARDS = 50
 """What one batch read and one transaction can hold beside the rest."""
 MAX_DECISIONS = 6
 """How often a grant is decided again because accounts changed meanwhile."""
+ATTEMPTS = 12
+"""For a transaction. A tenant's runs all meet at its month: `make bench` tells how often, and eight are too few."""
 ACCOUNT_LIFE = timedelta(days=400)
 GRANT_LIFE = timedelta(days=30)
 """Far beyond the longest run; what was granted stands in the run's log for good."""
@@ -71,7 +74,7 @@ class DynamoDbLedger:
         self._table = table
         self._limits = limits
         self._shards = shards
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(attempts=ATTEMPTS)
         self._pick = pick
 
     def grant(self, grant: Grant, *, at: datetime) -> int | Scope:
@@ -166,7 +169,7 @@ class DynamoDbLedger:
         def account(pool: Pool, pk: str) -> _Account:
             return _Account(pk, period(pool, at), limits.of(pool))
 
-        user, tenant = f"B#user#{tenant_id}#{user_id}", f"B#tenant#{tenant_id}"
+        user, tenant = user_account(tenant_id, user_id), tenant_account(tenant_id)
         return account("user", user), account("tenant", tenant), self._platform(limits, at)[shard]
 
     def _platform(self, limits: Limits, at: datetime) -> list[_Account]:

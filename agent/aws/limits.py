@@ -5,10 +5,13 @@ seconds, so a change holds everywhere that much later, and a busy function reads
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agent.aws.dynamodb import Backoff, Item, batch_get, store_errors
-from agent.limits import NAMES, LimitName, Limits, LimitScope, scopes
+from agent import audit
+from agent.audit import Change
+from agent.aws.audit import DynamoDbAuditTrail
+from agent.aws.dynamodb import Backoff, Item, batch_get
+from agent.limits import NAMES, LimitName, Limits, LimitScope, own_scopes, require_below, scopes
 from agent.ports import Clock
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class DynamoDbLimitBook:
         self._defaults = defaults
         self._clock = clock
         self._backoff = backoff or Backoff()
+        self._audit = DynamoDbAuditTrail(client, table, backoff=self._backoff)
         self._known: dict[tuple[str, str], tuple[float, Limits]] = {}
 
     def of(self, tenant_id: str, user_id: str = "") -> Limits:
@@ -44,10 +48,11 @@ class DynamoDbLimitBook:
         read_at, limits = self._known.get((tenant_id, user_id), (now - CACHE_S, self._defaults))
         if now - read_at < CACHE_S:
             return limits
-        asked = scopes(tenant_id, user_id)
-        rows = batch_get(self._client, self._table, [_key(scope) for scope in asked], backoff=self._backoff)
+        asked, own = scopes(tenant_id, user_id), own_scopes(tenant_id, user_id)
+        rows = batch_get(self._client, self._table, [_key(scope) for scope in (*asked, *own)], backoff=self._backoff)
         found = {row["pk"]["S"]: _to_overrides(row) for row in rows}
         limits = self._defaults.overridden(found.get(scope.key, {}) for scope in asked)
+        limits = limits.capped(found.get(scope.key, {}) for scope in own)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
         self._known[tenant_id, user_id] = now, limits
@@ -57,25 +62,25 @@ class DynamoDbLimitBook:
         """See `ports.LimitBook`."""
         return next(map(_to_overrides, batch_get(self._client, self._table, [_key(scope)], backoff=self._backoff)), {})
 
-    def change(self, scope: LimitScope, name: LimitName, value: int | None) -> None:
+    def change(self, scope: LimitScope, name: LimitName, value: int | None, *, by: str, reason: str) -> None:
         """See `ports.LimitBook`."""
-        scope.require(name, value)
-        with store_errors():
-            if value is None:
-                self._client.update_item(
-                    TableName=self._table,
-                    Key=_key(scope),
-                    UpdateExpression="REMOVE #name",
-                    ExpressionAttributeNames={"#name": name},
-                )
-            else:
-                self._client.update_item(
-                    TableName=self._table,
-                    Key=_key(scope),
-                    UpdateExpression="SET #name = :value",
-                    ExpressionAttributeNames={"#name": name},
-                    ExpressionAttributeValues={":value": {"N": str(value)}},
-                )
+        scope.require(name, value, known=self._defaults)
+        if scope.by_tenant and value is not None:
+            asked = scopes(scope.tenant_id, scope.user_id)
+            rows = batch_get(self._client, self._table, [_key(wider) for wider in asked], backoff=self._backoff)
+            found = {row["pk"]["S"]: _to_overrides(row) for row in rows}
+            require_below(self._defaults.overridden(found.get(wider.key, {}) for wider in asked), name, value)
+        now = self._clock.now()
+
+        def edit(row: Item, version: int) -> tuple[dict[str, Any], Change]:
+            before = _to_overrides(row)
+            after = {other: number for other, number in {**before, name: value}.items() if number is not None}
+            change = audit.of_limit(scope, name, before.get(name), value, by=by, reason=reason, at=now)
+            attributes = {str(other): {"N": str(number)} for other, number in after.items()}
+            return attributes, change.model_copy(update={"version": version})
+
+        self._audit.alter(_key(scope), edit)
+        self._known.clear()
 
 
 def _key(scope: LimitScope) -> dict[str, dict[str, str]]:
@@ -83,4 +88,4 @@ def _key(scope: LimitScope) -> dict[str, dict[str, str]]:
 
 
 def _to_overrides(row: Item) -> dict[LimitName, int]:
-    return {name: int(row[name]["N"]) for name in NAMES if name in row}
+    return {name: int(value["N"]) for name, value in row.items() if name in NAMES or "." in name}

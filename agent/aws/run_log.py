@@ -101,7 +101,8 @@ class DynamoDbRunLog:
         }
         if header.session_id is not None:
             writes["entry"] = self._put(items.session_item(header, header.session_id))
-            writes["session"] = join(run_sets.session_set(tenant, user, header.session_id), 1 if run.is_alone else None)
+            session = run_sets.session_set(tenant, user, header.session_id)
+            writes["session"] = run_sets.in_order(join(session, 1 if run.is_alone else None), run_id)
         if run.idempotency_key is not None:
             # DynamoDB deletes what has expired when it likes; until then an expired key must count as absent.
             key = self._put(items.idempotency_item(run, user), f"{IS_NEW} OR expires_at <= :now", tell=True)
@@ -239,7 +240,7 @@ class DynamoDbRunLog:
                 Key=run_sets.session_set(tenant_id, user_id, session_id),
                 ConsistentRead=True,
             )
-        return run_sets.members(answer.get("Item", {}))
+        return run_sets.members_in_order(answer.get("Item", {}))
 
     def due_runs(self, now: datetime, *, limit: int) -> list[RunHeader]:
         """See `ports.RunLog`. Seventeen calls: each shard of the index, and the headers."""

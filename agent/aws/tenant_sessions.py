@@ -20,14 +20,18 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from agent.aws.dynamodb import store_errors
+from agent.aws.secrets import SecretStore
 from agent.aws.tenant_data import DynamoDbTenantData
 from agent.aws.tenant_files import S3TenantFiles
+from agent.identity import Principal
 from agent.ports import Clock
-from agent.tools import Contract
+from agent.secrets import path
+from agent.tools import Contract, ReadSecret, no_secret
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sts import STSClient
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
@@ -70,6 +74,7 @@ class Connect:
 
     dynamodb: "Callable[[CredentialsTypeDef], DynamoDBClient]"
     s3: "Callable[[CredentialsTypeDef], S3Client]"
+    secrets: "Callable[[CredentialsTypeDef], SecretsManagerClient]"
 
 
 @dataclass
@@ -88,6 +93,10 @@ class _Session:
     def s3(self) -> "S3Client":
         return self.connect.s3(self.credentials)
 
+    @cached_property
+    def secrets(self) -> "SecretsManagerClient":
+        return self.connect.secrets(self.credentials)
+
 
 @dataclass
 class TenantSessions:
@@ -99,6 +108,7 @@ class TenantSessions:
     bucket: str
     connect: Connect
     clock: Clock
+    secret_store: SecretStore
     _sessions: dict[tuple[str, str], _Session] = field(default_factory=dict)
 
     def data(self, tenant_id: str, contract: Contract) -> DynamoDbTenantData:
@@ -113,6 +123,15 @@ class TenantSessions:
     def results(self, tenant_id: str, run_id: str) -> S3TenantFiles:
         """See `execution.TenantAccess`."""
         return self._files(tenant_id, run_id, _policy(FILE_ACTIONS), for_s=0)
+
+    def secrets(self, principal: Principal, contract: Contract) -> ReadSecret:
+        """See `execution.TenantAccess`. The session for it is opened at the first secret that is not remembered."""
+        if not contract.secrets:
+            return no_secret
+        policy = secrets_policy(contract, principal, self.secret_store.prefix)
+        return self.secret_store.reader(
+            principal, contract, lambda: self._open(principal.tenant_id, policy, for_s=0).secrets
+        )
 
     def _files(self, tenant_id: str, run_id: str, policy: str, *, for_s: int) -> S3TenantFiles:
         return S3TenantFiles(lambda: self._open(tenant_id, policy, for_s=for_s).s3, self.bucket, tenant_id, run_id)
@@ -147,7 +166,21 @@ def session_policy(contract: Contract) -> str:
     return _policy((*contract.data_actions, *(FILE_ACTIONS if contract.writes_files else ())))
 
 
+def secrets_policy(contract: Contract, principal: Principal, prefix: str) -> str:
+    """Return the session policy for a call's secrets: exactly those of its contract, this tenant and this user.
+
+    The role pins the tenant; what pins the user is this, and the path.
+    """
+    # Secrets Manager ends each ARN with a hyphen and six characters of its own.
+    own = [f"arn:*:secretsmanager:*:*:secret:{path(prefix, need, principal)}-??????" for need in contract.secrets]
+    secrets = {"Effect": "Allow", "Action": ["secretsmanager:GetSecretValue"], "Resource": own}
+    return json.dumps({"Version": "2012-10-17", "Statement": [secrets, _everywhere("kms:Decrypt")]})
+
+
 def _policy(actions: tuple[str, ...]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [_everywhere(*actions, "kms:*")]})
+
+
+def _everywhere(*actions: str) -> dict[str, Any]:
     # Resource `*`, and all of KMS, because a session policy grants nothing: the role says which table, prefix and key.
-    statement: dict[str, Any] = {"Effect": "Allow", "Action": [*actions, "kms:*"], "Resource": "*"}
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    return {"Effect": "Allow", "Action": list(actions), "Resource": "*"}

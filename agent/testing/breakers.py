@@ -58,6 +58,13 @@ class MemoryBreakers:
             if self._items.failures[window] >= self._rules.failures and until is None:
                 self._items.open_until[name] = now + self._rules.open_s
 
+    def gave_up(self, name: str) -> None:
+        """See `ports.Breakers`."""
+        with self._items.lock:
+            probe = self._probes.pop(name, None)
+            if probe is not None and self._items.open_until.get(name) == probe:
+                self._items.open_until[name] = self._clock.now().timestamp()
+
     def succeeded(self, name: str) -> None:
         """See `ports.Breakers`."""
         with self._items.lock:

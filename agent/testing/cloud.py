@@ -7,14 +7,15 @@ done here: the on-failure record, the redelivery, the sweep of each minute.
 import itertools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from agent.admission import Question, Room1, admit
 from agent.approving import decide
 from agent.dispatch import Dispatcher
-from agent.errors import LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
-from agent.events import ApprovalDecided, Event
+from agent.errors import FactsUnavailable, LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
+from agent.events import ApprovalChoice, ApprovalDecided, Event
 from agent.execution import ToolJob, ToolRoom
 from agent.held_run import read_state
 from agent.hooks import Hooks
@@ -22,27 +23,33 @@ from agent.identity import Principal, Role
 from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
-from agent.ports import JobLines, Ledger, Model, Policy, RunLog
+from agent.pinned_call import Outside
+from agent.ports import Allowances, JobLines, Ledger, Model, Policy, RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
 from agent.runlog import RunHeader, RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
+from agent.testing.allowances import MemoryAllowances
+from agent.testing.audit import MemoryAuditTrail
 from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
+from agent.testing.controls import MemoryControlBook
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.directory import MemoryDirectory
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.ledger import MemoryLedger
-from agent.testing.limits import AMPLE, MemoryLimitBook
+from agent.testing.limits import AMPLE, MemoryLimitBook, ample
 from agent.testing.progress import MemoryProgressNotes
-from agent.testing.rooms import FixedPolicy, InProcessToolRunner, MemoryToolQueue, MemoryWake
+from agent.testing.rooms import FixedPolicy, InProcessResourceFacts, InProcessToolRunner, MemoryToolQueue, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
 from agent.tools import Tool
 
 LEASE = timedelta(seconds=300)
+WORKER_MARGIN = timedelta(seconds=30)
+"""What the queue's worker has beyond the longest tool's timeout, as on AWS."""
 MAX_MINUTES = 240
 
 
@@ -64,6 +71,8 @@ class MemoryCloud:
         log: RunLog | None = None,
         lines: JobLines | None = None,
         ledger: Ledger | None = None,
+        allowances: Allowances | None = None,
+        outside: Outside | None = None,
     ) -> None:
         self.release = release
         self.model = model
@@ -71,18 +80,25 @@ class MemoryCloud:
         self.clock = FakeClock()
         memory = MemoryRunLog()
         self.log: RunLog = log or memory
-        self.limits = MemoryLimitBook(limits)
+        self.audit = MemoryAuditTrail()
+        self.limits = MemoryLimitBook(ample(tools, limits), clock=self.clock, audit=self.audit)
         self.ledger: Ledger = ledger or MemoryLedger(self.limits)
+        self.allowances: Allowances = allowances or MemoryAllowances(self.limits)
         self.queue = MemoryToolQueue()
         self.lines: JobLines = lines or MemoryJobLines(memory)
         self.wake = MemoryWake()
         self.notes = MemoryProgressNotes()
         self.directory = MemoryDirectory()
-        self.tool_runner = InProcessToolRunner(
-            ToolRoom(self.log, tools, MemoryTenantAccess(data or MemoryTable()), self.clock, self.notes)
-        )
+        self.data = data or MemoryTable()
+        access = MemoryTenantAccess(self.data)
+        room = ToolRoom(self.log, tools, access, self.clock, self.notes, outside=outside)
+        self.tool_runner = InProcessToolRunner(room)
+        self.facts = InProcessResourceFacts(room)
         self.breakers = BreakerItems()
+        self.controls = MemoryControlBook(self.clock, self.audit)
         self.invocations = 0
+        self.listen_every_s = 0.02
+        """In real time: how often a holder looks up from a call in progress."""
         self.each_minute: Callable[[], None] = lambda: None
         """What people do while time passes: an approver who looks in, a user who gives up."""
         self.tools = tools
@@ -90,22 +106,28 @@ class MemoryCloud:
         self._prices = prices
         self._hooks = hooks or Hooks()
         self._returned: list[ToolJob] = []
-        self._ids = itertools.count(1)
+        longest_s = max((tool.contract.timeout_s for tool in tools.values()), default=0)
+        self._worker_time = timedelta(seconds=longest_s) + WORKER_MARGIN
+        ids = itertools.count(1)
+        self.new_run_id: Callable[[], str] = lambda: f"run_{next(ids):026d}"
 
-    def ask(self, text: str, *, user_id: str = "ann", session_id: str | None = None, tenant_id: str = "acme") -> str:
+    def ask(
+        self,
+        text: str,
+        *,
+        user_id: str = "ann",
+        session_id: str | None = None,
+        tenant_id: str = "acme",
+        idempotency_key: str | None = None,
+        process: Process | None = None,
+    ) -> str:
         """Admit a run and return its id. It is woken, and worked on by `run_until_idle`."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
         if self.directory.principal(tenant_id, user_id) is None:
             self.directory.put(principal)
-        room = Room1(
-            log=self.log,
-            wake=self.wake,
-            clock=self.clock,
-            limits=self.limits,
-            release=self.release,
-            new_run_id=lambda _: f"run_{next(self._ids):026d}",
-        )
-        return admit(room, principal, Question(input=text, session_id=session_id), idempotency_key=None).run_id
+        room = replace(self.room1(process), new_run_id=lambda _: self.new_run_id())
+        question = Question(input=text, session_id=session_id)
+        return admit(room, principal, question, idempotency_key=idempotency_key).run_id
 
     def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
         """Ask for a run to end."""
@@ -121,13 +143,13 @@ class MemoryCloud:
     def decide(
         self,
         approval_id: str,
-        decision: Literal["approve", "reject"] = "approve",
+        decision: ApprovalChoice = "approve",
         *,
         by: Principal | None = None,
         reason: str = "",
         process: Process | None = None,
     ) -> ApprovalDecided:
-        """Approve or reject a call, as `bea` unless somebody else is named."""
+        """Decide about a call, or say what became of it, as `bea` unless somebody else is named."""
         return decide(self.room1(process), by or self.approver(), approval_id, decision=decision, reason=reason)
 
     def room1(self, process: Process | None = None) -> Room1:
@@ -139,6 +161,7 @@ class MemoryCloud:
             clock=self.clock,
             limits=self.limits,
             release=self.release,
+            controls=process.wrap(self.controls, StoreUnavailable),
             contracts={name: tool.contract for name, tool in self.tools.items()},
         )
 
@@ -148,11 +171,15 @@ class MemoryCloud:
         return Runtime(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
+            allowances=process.wrap(self.allowances, StoreUnavailable),
+            limits=self.limits,
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
+            facts=process.wrap(self.facts, FactsUnavailable),
             dispatcher=self.dispatcher(process),
             wake=process.wrap(self.wake, StoreUnavailable),
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
+            controls=process.wrap(self.controls, StoreUnavailable),
             policy=self.policy,
             directory=process.wrap(self.directory, StoreUnavailable),
             clock=self.clock,
@@ -161,7 +188,7 @@ class MemoryCloud:
             tools=self.tools,
             prices=self._prices,
             hooks=self._hooks,
-            listen_every_s=0.02,
+            listen_every_s=self.listen_every_s,
             drain_s=0.1,
         )
 
@@ -217,10 +244,13 @@ class MemoryCloud:
             breakers=process.wrap(MemoryBreakers(self.breakers, STEADY, self.clock)),
             notes=process.wrap(self.notes, StoreUnavailable),
             tools=self.tools,
+            releases=lambda _: self.release,
             clock=self.clock,
+            controls=process.wrap(self.controls, StoreUnavailable),
+            agent=self.release.agent,
         )
         try:
-            work(worker, job, until=self.clock.now() + LEASE)
+            work(worker, job, until=self.clock.now() + self._worker_time)
         except (Killed, TryLater):
             self._returned.append(job)
 
@@ -258,6 +288,7 @@ class MemoryCloud:
         sweeper = Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
+            allowances=process.wrap(self.allowances, StoreUnavailable),
             wake=process.wrap(self.wake, StoreUnavailable),
             dispatcher=self.dispatcher(process),
             clock=self.clock,

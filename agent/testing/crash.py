@@ -5,6 +5,7 @@ left behind gets `Killed` from every port. Instead of dying, the call can also f
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,13 @@ class Strike:
         with self.lock:
             self.calls.append(name)
             return self.at == len(self.calls) - 1
+
+    def every(self) -> Iterator[tuple["Strike", str]]:
+        """Yield each way to strike one of the calls that were counted here, with a word on where it strikes."""
+        whens: tuple[Literal["before", "after"], ...] = ("before", "after")
+        for (at, call), when, error in itertools.product(enumerate(self.calls), whens, (False, True)):
+            where = f"{'error' if error else 'kill'} {when} {call} (call {at})"
+            yield Strike(at=at, when=when, error=error), where
 
 
 class Process:

@@ -20,11 +20,13 @@ from agent.execution import ToolRoom
 from agent.identity import Principal, Role
 from agent.ports import NewRun, RunLog
 from agent.testing.clock import FakeClock
+from agent.testing.controls import MemoryControlBook
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.progress import MemoryProgressNotes
 from agent.testing.rooms import MemoryToolQueue
 from agent.testing.run_log import MemoryRunLog
+from agent.testing.secrets import MemorySecrets
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
 from agent.tools import Tool, by_name, sha256_of
 
@@ -33,33 +35,41 @@ CALL = "call_1_0"
 
 
 class DecidedRun:
-    """A claimed run of `u-1` at `acme`, with one tool and a tool room over tables in memory."""
+    """A claimed run of `u-1` at a tenant, with one tool and a tool room over tables in memory."""
 
-    def __init__(self, tool: Tool[Any], *, log: RunLog | None = None, run_id: str = RUN) -> None:
+    def __init__(
+        self, tool: Tool[Any], *, log: RunLog | None = None, run_id: str = RUN, tenant_id: str = "acme"
+    ) -> None:
         self.run_id = run_id
+        self.tenant_id = tenant_id
         self.tool = tool
         self._memory = MemoryRunLog()
         self.log: RunLog = log or self._memory
         self.table = MemoryTable()
         self.clock = FakeClock()
+        self.controls = MemoryControlBook(self.clock)
         self.notes = MemoryProgressNotes()
-        self.room = ToolRoom(self.log, by_name([tool]), MemoryTenantAccess(self.table), self.clock, self.notes)
+        self.secrets = MemorySecrets(self.clock)
+        access = MemoryTenantAccess(self.table, self.secrets)
+        self.room = ToolRoom(self.log, by_name([tool]), access, self.clock, self.notes)
         now = self.clock.now()
         created = RunCreated(
-            principal=Principal(tenant_id="acme", user_id="u-1", roles=frozenset({Role.USER})),
+            principal=Principal(tenant_id=tenant_id, user_id="u-1", roles=frozenset({Role.USER})),
             input="?",
             release="r",
             deadline_at=now + timedelta(hours=1),
             limit_micros=1,
         )
         nonce = run_id
-        event = Event(tenant_id="acme", run_id=run_id, seq=1, at=now, epoch=0, nonce=nonce, release="r", data=created)
+        event = Event(
+            tenant_id=tenant_id, run_id=run_id, seq=1, at=now, epoch=0, nonce=nonce, release="r", data=created
+        )
         self.header = self.log.create(NewRun(event=event, idempotency_key=None, body_sha256=""))
         self.append(RunClaimed(owner="o", epoch=1, lease_until=now + timedelta(minutes=5)))
 
     def append(self, *payloads: Payload) -> None:
         """Append as the holder, to the log as it stands."""
-        current = self.log.header("acme", self.run_id) or self.header
+        current = self.log.header(self.tenant_id, self.run_id) or self.header
         self.header = self.log.append(current, payloads, at=self.clock.now())
 
     def decide(self, arguments: dict[str, Any], *, call_id: str = CALL, turn: int = 1, **changes: Any) -> None:  # noqa: ANN401 - any field
@@ -103,6 +113,6 @@ class DecidedRun:
 
     def payloads(self) -> list[Payload]:
         """Return what the log says after the model's answer."""
-        events = [event.data for event in self.log.events("acme", self.run_id)]
+        events = [event.data for event in self.log.events(self.tenant_id, self.run_id)]
         answers = [position for position, data in enumerate(events) if isinstance(data, ModelCompleted)]
         return events[answers[-1] + 1 :] if answers else []

@@ -68,6 +68,11 @@ class MemoryLedger:
                 for account in grant.accounts:
                     self._spent[account] -= back
 
+    def own_balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
+        """See `ports.Accounts`."""
+        found = self.balances(tenant_id, user_id, at=at)
+        return {scope: found[scope] for scope in (("user", "tenant") if user_id else ("tenant",))}
+
     def balances(self, tenant_id: str, user_id: str, *, at: datetime) -> dict[Scope, Balance]:
         """See `ports.Ledger`."""
         limits = self._limits.of(tenant_id, user_id)

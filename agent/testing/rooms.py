@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import JsonValue
+
+from agent.errors import FactsUnavailable
 from agent.execution import ToolJob, ToolRoom, execute
+from agent.fact_finding import FactsQuery, find_facts
 from agent.ports import PolicyDecision, PolicyQuery, ToolReply
 
 
@@ -33,6 +37,26 @@ class InProcessToolRunner:
         with self._lock:
             self.runs[f"{run_id}/{call_id}"] += 1
         return reply
+
+
+class InProcessResourceFacts:
+    """`ports.ResourceFacts` that reads here, after the same checks as on AWS."""
+
+    def __init__(self, room: ToolRoom) -> None:
+        self._room = room
+        self.is_down = False
+        """Whether nothing can be found out."""
+        self.asked: list[str] = []
+        """Which resources, in order."""
+
+    def of(self, tenant_id: str, run_id: str, *, tool: str, resource: str) -> dict[str, JsonValue] | None:
+        """See `ports.ResourceFacts`."""
+        self.asked.append(resource)
+        if self.is_down:
+            raise FactsUnavailable("the room is down")
+        query = FactsQuery(tenant_id=tenant_id, run_id=run_id, tool=tool, resource=resource)
+        found = find_facts(self._room, query)
+        return found.model_dump(mode="json") if found else None
 
 
 @dataclass

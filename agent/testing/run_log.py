@@ -120,8 +120,8 @@ class MemoryRunLog:
 
     def open_runs_of_session(self, tenant_id: str, user_id: str, session_id: str) -> list[str]:
         """See `ports.RunLog`."""
-        own = (tenant_id, user_id, session_id)
-        return sorted(h.run_id for h in self.open_runs() if (h.tenant_id, h.user_id, h.session_id) == own)
+        own = (tenant_id, user_id, session_id)  # and a dict keeps its keys in the order in which they came
+        return [h.run_id for h in self.open_runs() if (h.tenant_id, h.user_id, h.session_id) == own]
 
     def open_runs(self) -> list[RunHeader]:
         """Return every run that is not over."""

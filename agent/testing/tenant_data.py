@@ -6,9 +6,11 @@ import threading
 from typing import Any
 
 from agent.errors import ConfigurationInvalid
+from agent.identity import Principal
 from agent.tenant_items import require_id, require_item, require_page
+from agent.testing.secrets import MemorySecrets
 from agent.testing.tenant_files import MemoryTenantFiles
-from agent.tools import Contract, DataAction, canonical_json
+from agent.tools import Contract, DataAction, ReadSecret, canonical_json
 
 EVERYTHING: tuple[DataAction, ...] = ("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem")
 
@@ -68,8 +70,9 @@ class MemoryTenantData:
 class MemoryTenantAccess:
     """`execution.TenantAccess` over one table."""
 
-    def __init__(self, table: MemoryTable) -> None:
+    def __init__(self, table: MemoryTable, secrets: MemorySecrets | None = None) -> None:
         self._table = table
+        self._secrets = secrets or MemorySecrets()
 
     def data(self, tenant_id: str, contract: Contract) -> MemoryTenantData:
         """See `execution.TenantAccess`."""
@@ -78,6 +81,10 @@ class MemoryTenantAccess:
     def files(self, tenant_id: str, run_id: str, contract: Contract) -> MemoryTenantFiles:
         """See `execution.TenantAccess`."""
         return MemoryTenantFiles(self._table.objects, tenant_id, run_id, may_write=contract.writes_files)
+
+    def secrets(self, principal: Principal, contract: Contract) -> ReadSecret:
+        """See `execution.TenantAccess`."""
+        return self._secrets.reader(principal, contract)
 
     def results(self, tenant_id: str, run_id: str) -> MemoryTenantFiles:
         """See `execution.TenantAccess`."""

@@ -7,6 +7,7 @@ false` beside the leading keys is what keeps out requests that name no key, such
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
@@ -19,6 +20,8 @@ from stacks.state import StateStack
 DATA = "tenant_data"
 """The part of the role's name."""
 TENANT = "${aws:PrincipalTag/tenant_id}"
+SECRET_PLACES = {"deployment": "deployment", "tenant": f"T/{TENANT}", "user": f"T/{TENANT}/U/*"}
+"""Where secrets of each scope lie, as `agent.secrets` says; which user's, the session's own policy narrows."""
 
 
 class DataRole(Construct):
@@ -65,6 +68,23 @@ class DataRole(Construct):
             "Objects have names of their own; the prefix is the tenant of the session's tag.",
             f"AwsSolutions-IAM5[Resource::{state.files_arn_export}/{found}]",
         )
+
+        if rights.secrets:
+            self._read_secrets(stage, rights, state)
+
+    def _read_secrets(self, stage: Stage, rights: ToolRights, state: StateStack) -> None:
+        names = [f"{stage.secrets_prefix}/{SECRET_PLACES[scope]}/{name}" for scope, name in rights.secrets]
+        for name in names:
+            # Secrets Manager ends each ARN with a hyphen and six characters of its own.
+            arn = Stack.of(self).format_arn(
+                service="secretsmanager",
+                resource="secret",
+                resource_name=f"{name}-??????",
+                arn_format=ArnFormat.COLON_RESOURCE_NAME,
+            )
+            self._may(["secretsmanager:GetSecretValue"], arn, None)
+        # For secrets under the deployment's own key; those under AWS's need no right to it.
+        self._may(["kms:Decrypt"], state.key.key_arn, via("secretsmanager"))
 
     def _may(self, actions: Iterable[str], resource: str, conditions: Mapping[str, Any] | None) -> None:
         self.role.add_to_policy(iam.PolicyStatement(actions=list(actions), resources=[resource], conditions=conditions))

@@ -12,6 +12,7 @@ from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
 
 from stacks.config import Stage
+from stacks.constructs.log_protection import protection
 from stacks.constructs.problems import TOO_LARGE, TOO_MANY, Problem
 
 MAX_BODY_BYTES = 65_536
@@ -74,6 +75,7 @@ class Firewall(Construct):
             self,
             "Log",
             log_group_name=name,
+            data_protection_policy=protection(),
             retention=logs.RetentionDays[stage.log_retention],
             removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
         )
@@ -138,8 +140,14 @@ def _managed(priority: int, group: str) -> Acl.RuleProperty:
 
 
 def _answer(problem: Problem) -> Acl.BlockActionProperty:
-    """Block with a problem document. WAF lets nobody set its content type, so it goes out as application/json."""
-    response = Acl.CustomResponseProperty(response_code=problem.status, custom_response_body_key=problem.code)
+    """Block with a problem document. WAF lets nobody set its content type, so it goes out as application/json.
+
+    Without CORS headers, for which WAF knows no conditions: a page of another origin sees that the call failed.
+    """
+    headers = [Acl.CustomHTTPHeaderProperty(name=name, value=value) for name, value in problem.headers().items()]
+    response = Acl.CustomResponseProperty(
+        response_code=problem.status, custom_response_body_key=problem.code, response_headers=headers
+    )
     return Acl.BlockActionProperty(custom_response=response)
 
 

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from aws_cdk import aws_apigateway as apigateway
 from constructs import Construct
 
+from lambdas.headers import SECURITY, Cors
+from stacks.constructs.preflight import gateways_own
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -28,6 +31,17 @@ class Problem:
         known = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps({"type": "about:blank", **known, **more})
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with it, beside its media type."""
+        match self.status:
+            case 401:
+                more = {"WWW-Authenticate": "Bearer"}
+            case 429 | 503:
+                more = {"Retry-After": str(TRY_AGAIN_S)}
+            case _:
+                more = {}
+        return {**SECURITY, **more}
+
 
 NOT_SIGNED_IN = Problem(
     status=401,
@@ -35,15 +49,29 @@ NOT_SIGNED_IN = Problem(
     title="Unauthorized",
     detail="Send `Authorization: Bearer <access token>` of this API's user pool, with the scope keepgate/runs.",
 )
+FORBIDDEN = Problem(403, "forbidden", "Forbidden", "This token may not do that.")
 NO_ROUTE = Problem(404, "not_found", "Not Found", "There is no such route.")
+BAD_REQUEST = Problem(400, "bad_request", "Bad Request", "The gateway refused this request.")
 TOO_LARGE = Problem(413, "too_large", "Content Too Large", "The body has more than 65536 bytes.")
 TOO_MANY = Problem(429, "too_many_requests", "Too Many Requests", "Too many requests; try again a little later.")
+BROKEN = Problem(
+    500,
+    "internal_error",
+    "Internal Server Error",
+    "Something went wrong on our side. Try again; if it happens again, quote the request's id.",
+)
+NO_ANSWER = Problem(
+    503, "try_later", "Service Unavailable", "Nobody answered in time. Try again under the same idempotency key."
+)
+TRY_AGAIN_S = 5
 
 Kind = apigateway.ResponseType
 PROBLEMS: Mapping[apigateway.ResponseType, Problem] = {
     Kind.UNAUTHORIZED: NOT_SIGNED_IN,
     Kind.EXPIRED_TOKEN: NOT_SIGNED_IN,
-    Kind.ACCESS_DENIED: Problem(403, "forbidden", "Forbidden", "This token may not do that."),
+    Kind.INVALID_SIGNATURE: NOT_SIGNED_IN,
+    Kind.ACCESS_DENIED: FORBIDDEN,
+    Kind.INVALID_API_KEY: FORBIDDEN,
     Kind.WAF_FILTERED: Problem(403, "request_blocked", "Forbidden", "The firewall refused this request."),
     Kind.MISSING_AUTHENTICATION_TOKEN: NO_ROUTE,  # what the gateway calls a path or method it doesn't know
     Kind.RESOURCE_NOT_FOUND: NO_ROUTE,
@@ -53,28 +81,27 @@ PROBLEMS: Mapping[apigateway.ResponseType, Problem] = {
     Kind.REQUEST_TOO_LARGE: TOO_LARGE,
     Kind.THROTTLED: TOO_MANY,
     Kind.QUOTA_EXCEEDED: TOO_MANY,
+    Kind.INTEGRATION_FAILURE: NO_ANSWER,
+    Kind.INTEGRATION_TIMEOUT: NO_ANSWER,
+    Kind.AUTHORIZER_FAILURE: BROKEN,
+    Kind.AUTHORIZER_CONFIGURATION_ERROR: BROKEN,
+    Kind.API_CONFIGURATION_ERROR: BROKEN,
+    Kind.DEFAULT_4_XX: BAD_REQUEST,
+    Kind.DEFAULT_5_XX: BROKEN,
 }
-DEFAULTS: Mapping[apigateway.ResponseType, Problem] = {
-    Kind.DEFAULT_4_XX: Problem(400, "bad_request", "Bad Request", "The gateway refused this request."),
-    Kind.DEFAULT_5_XX: Problem(500, "internal_error", "Internal Server Error", "Nothing is wrong with the request."),
-}
-"""Their HTTP status stays whatever the gateway chose."""
+"""Every kind of answer that the gateway gives on its own, those of AWS's future included by the last two."""
 
 
-def answer_with_problems(scope: Construct, api: apigateway.RestApi) -> None:
-    """Give the gateway's own answers the form of the API's problems."""
-    for kind, problem in {**PROBLEMS, **DEFAULTS}.items():
-        headers = {"Content-Type": f"'{MEDIA_TYPE}'"}
-        if problem is NOT_SIGNED_IN:
-            headers["WWW-Authenticate"] = "'Bearer'"
-        if problem is TOO_MANY:
-            headers["Retry-After"] = "'5'"
+def answer_with_problems(scope: Construct, api: apigateway.RestApi, cors: Cors) -> None:
+    """Give the gateway's own answers the form and the headers of the API's problems."""
+    for kind, problem in PROBLEMS.items():
+        headers = {name: f"'{value}'" for name, value in {**problem.headers(), "Content-Type": MEDIA_TYPE}.items()}
         apigateway.GatewayResponse(
             scope,
             f"Problem-{kind.response_type}",
             rest_api=api,
             type=kind,
-            status_code=str(problem.status) if kind in PROBLEMS else None,
-            response_headers=headers,
+            status_code=str(problem.status),
+            response_headers={**headers, **gateways_own(cors)},
             templates={"application/json": problem.to_json(request_id="$context.requestId")},
         )

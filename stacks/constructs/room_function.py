@@ -17,6 +17,7 @@ from constructs import Construct
 
 from lambdas.settings import Settings
 from stacks.config import Stage
+from stacks.constructs.log_protection import protection
 from stacks.findings import accept
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
@@ -49,12 +50,14 @@ class RoomFunction(Construct):
         memory_mb: int = 512,
         if_lost: str,
         in_wake_cycle: bool = False,
+        by_tenant: bool = False,
     ) -> None:
         super().__init__(scope, construct_id)
         self.door = door = settings.service
         self.log_group = logs.LogGroup(
             self,
             "Logs",
+            data_protection_policy=protection(),
             retention=logs.RetentionDays[stage.log_retention],
             removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
         )
@@ -68,7 +71,7 @@ class RoomFunction(Construct):
         self.function = lambda_.Function(
             self,
             "Function",
-            function_name=stage.resource_name(door),
+            function_name=stage.function_name(door),
             description=f"Keepgate {stage.name}: lambdas/{door}.py",
             runtime=RUNTIME,
             architecture=lambda_.Architecture.ARM_64,
@@ -81,6 +84,7 @@ class RoomFunction(Construct):
             timeout=timeout,
             memory_size=memory_mb,
             tracing=lambda_.Tracing.ACTIVE,
+            tenancy_config=lambda_.TenancyConfig.PER_TENANT if by_tenant else None,
             recursive_loop=lambda_.RecursiveLoop.ALLOW if in_wake_cycle else lambda_.RecursiveLoop.TERMINATE,
         )
         accept(self.function, if_lost, "Serverless-LambdaDLQ")
@@ -110,15 +114,15 @@ class RoomFunction(Construct):
         actions: Sequence[str],
         *,
         indexes: Sequence[str] = (),
-        leading_keys: str | None = None,
+        leading_keys: tuple[str, ...] = (),
     ) -> None:
         """Allow these DynamoDB actions on a table, queries on these of its indexes, and its key for just that.
 
-        `leading_keys` narrows it to the partition keys of this pattern; requests that name no key are then refused.
+        `leading_keys` narrows it to the partition keys of these patterns; requests that name no key are then refused.
         """
         only: dict[str, dict[str, Any]] | None = None
-        if leading_keys is not None:
-            keys = {"dynamodb:LeadingKeys": [leading_keys]}
+        if leading_keys:
+            keys = {"dynamodb:LeadingKeys": list(leading_keys)}
             only = {"ForAllValues:StringLike": keys, "Null": {"dynamodb:LeadingKeys": "false"}}
         self.may([f"dynamodb:{action}" for action in actions], [table.table_arn], only)
         if indexes:
@@ -146,7 +150,7 @@ def function_arn(scope: Construct, stage: Stage, door: str) -> str:
     return Stack.of(scope).format_arn(
         service="lambda",
         resource="function",
-        resource_name=stage.resource_name(door),
+        resource_name=stage.function_name(door),
         arn_format=ArnFormat.COLON_RESOURCE_NAME,
     )
 

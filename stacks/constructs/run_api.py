@@ -6,6 +6,7 @@ the shim can, and validates everything.
 
 import json
 import re
+from collections import defaultdict
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
@@ -14,7 +15,10 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from lambdas.headers import Cors
 from stacks.config import Stage
+from stacks.constructs.log_protection import protection
+from stacks.constructs.preflight import answer_preflight
 from stacks.constructs.problems import answer_with_problems
 from stacks.findings import accept
 
@@ -55,6 +59,7 @@ class RunApi(Construct):
         self.access_log = logs.LogGroup(
             self,
             "AccessLog",
+            data_protection_policy=protection(),
             retention=logs.RetentionDays[stage.log_retention],
             removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
         )
@@ -101,9 +106,13 @@ class RunApi(Construct):
         self._validator = self.api.add_request_validator(
             "Validator", validate_request_body=True, validate_request_parameters=True
         )
+        self._verbs: dict[apigateway.Resource, list[str]] = defaultdict(list)
         self.api.node.try_remove_child("Endpoint")  # an output the stack has under its own name
         self._routes(shim, stream_events)
-        answer_with_problems(self, self.api)
+        cors = Cors.of(stage.allowed_origins)
+        for resource, verbs in self._verbs.items():
+            answer_preflight(resource, cors, verbs)
+        answer_with_problems(self, self.api, cors)
 
     def _stage_options(self, stage: Stage) -> apigateway.StageOptions:
         return apigateway.StageOptions(
@@ -138,11 +147,20 @@ class RunApi(Construct):
         approvals = self.api.root.add_resource("approvals")
         self._method(approvals, "GET", to_shim)
         self._method(approvals.add_resource("{approval_id}"), "POST", to_shim, body=True)
+        self._method(self.api.root.add_resource("usage"), "GET", to_shim)
+        admin = self.api.root.add_resource("admin")
+        for name in ("switches", "limits"):
+            kept = admin.add_resource(name)
+            self._method(kept, "GET", to_shim)
+            self._method(kept, "POST", to_shim, body=True)
+        for name in ("usage", "audit"):
+            self._method(admin.add_resource(name), "GET", to_shim)
         self._method(self.api.root.add_resource("openapi.json"), "GET", to_shim)
 
     def _method(
         self, resource: apigateway.Resource, verb: str, integration: apigateway.LambdaIntegration, *, body: bool = False
     ) -> None:
+        self._verbs[resource].append(verb)
         resource.add_method(
             verb,
             integration,

@@ -1,5 +1,8 @@
-"""The tools, one file each; `TOOLS` is what there is."""
+"""The tools, one file each, and those of servers outside that mcp.lock.json has; `TOOLS` is what there is."""
 
+from pathlib import Path
+
+from agent.pinned_tools import from_text
 from agent.tools import by_name
 from support_desk.tools.export_orders import export_orders
 from support_desk.tools.issue_refund import issue_refund
@@ -8,4 +11,7 @@ from support_desk.tools.lookup_order import lookup_order
 from support_desk.tools.save_draft import save_draft
 from support_desk.tools.search_policy import search_policy
 
-TOOLS = by_name([search_policy, lookup_order, list_orders, save_draft, issue_refund, export_orders])
+_LOCK = Path(__file__).parent.parent / "mcp.lock.json"
+_OWN = (search_policy, lookup_order, list_orders, save_draft, issue_refund, export_orders)
+
+TOOLS = by_name([*_OWN, *from_text(_LOCK.read_text(encoding="utf-8"))])

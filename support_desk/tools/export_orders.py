@@ -41,7 +41,7 @@ class ExportOrders(Arguments):
 class ExportedOrders(BaseModel):
     """The file, by the name a user sees; where it lies is the platform's business and stands in the log."""
 
-    file: str
+    file: str = Field(pattern=r"^orders-call_[0-9]{1,4}_[0-9]{1,3}\.csv$")
     rows: int = Field(ge=0)
     complete: bool
     """False where the export stopped at its bound: then narrow the dates."""
@@ -55,8 +55,9 @@ class ExportedOrders(BaseModel):
     timeout_s=300,
     data_actions=("dynamodb:Query",),
     writes_files=True,
-    trusted=True,  # a name of our own and a number
+    trusted=True,
     shown_to_user=True,
+    allowances=("calls.user_hour", "calls.tenant_hour"),
 )
 def export_orders(args: ExportOrders, context: ToolContext) -> ExportedOrders:
     """Export orders to a CSV file, filtered by status and the days they were placed. Takes up to a few minutes.

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
-from support_desk.orders import OrderId, find_order
+from agent.tools import Arguments, Effect, TenantData, ToolContext, ToolFailed, facts, tool
+from support_desk.orders import Currency, HandledOrder, OrderId, find_order, handler_of
 
 MAX_REFUNDS = 20
 """Refunds of one order, and attempts of one call to get the next number."""
@@ -27,22 +27,47 @@ class IssueRefund(Arguments):
 class Refund(BaseModel):
     """A refund as it is recorded."""
 
-    refund_id: str
-    order_id: str
+    refund_id: str = Field(pattern=r"^[0-9]{4,10}-[0-9]{2}$")
+    order_id: OrderId
     amount_cents: int
-    currency: str
+    currency: Currency
     refunded_total_cents: int
     """Of this order, this refund included."""
+
+
+class RefundableOrder(HandledOrder):
+    """What policies are told of an order that is to be refunded, in cents of its currency."""
+
+    total_cents: int
+    refunded_cents: int
+    """By all refunds of it so far."""
+
+
+@facts(RefundableOrder)
+def refundable_order(data: TenantData, order_id: str) -> RefundableOrder | None:
+    """Read what an order cost and what of it was refunded. A call that waits for a person may be told more, later."""
+    item = data.get("order", order_id)
+    if item is None:
+        return None
+    refunded = sum(refund["amount_cents"] for refund in _earlier(data, order_id))
+    return RefundableOrder(handler=handler_of(item), total_cents=item["total_cents"], refunded_cents=refunded)
+
+
+def _earlier(data: TenantData, order_id: str) -> list[dict[str, Any]]:
+    return data.query("refund", prefix=f"{order_id}-", limit=MAX_REFUNDS)
 
 
 @tool(
     effect=Effect.DESTRUCTIVE,
     mode="idempotent",
     resource="Order::{order_id}",
+    facts=refundable_order,
     data_actions=("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"),
+    errors=("order_not_found", "refund_too_large"),
     trusted=True,
     shown_to_user=True,
     parallel=False,
+    allowances=("amount_cents.user_day", "amount_cents.tenant_day"),
 )
 def issue_refund(args: IssueRefund, context: ToolContext) -> Refund:
     """Refund an amount of an order to the customer. Amounts are in cents; refunds never exceed the order's total.
@@ -53,7 +78,7 @@ def issue_refund(args: IssueRefund, context: ToolContext) -> Refund:
     if order is None:
         raise ToolFailed("order_not_found", f"There is no order {args.order_id}; nothing was refunded.")
     while True:
-        earlier = context.data.query("refund", prefix=f"{args.order_id}-", limit=MAX_REFUNDS)
+        earlier = _earlier(context.data, args.order_id)
         already = sum(refund["amount_cents"] for refund in earlier)
         own = [refund for refund in earlier if refund["idempotency_key"] == context.idempotency_key]
         if own:
@@ -74,6 +99,7 @@ def issue_refund(args: IssueRefund, context: ToolContext) -> Refund:
             **refund.model_dump(),
             "reason": args.reason,
             "requested_by": context.principal.user_id,
+            "tainted": context.tainted,
             "idempotency_key": context.idempotency_key,
         }
         if context.data.put("refund", refund.refund_id, record, only_if_new=True):

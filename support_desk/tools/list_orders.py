@@ -11,6 +11,9 @@ MAX_READ = 1000
 """Orders one call looks at: a filter that matches none of them still ends in a second or so."""
 
 
+MAX_LISTED = 25
+
+
 class ListOrders(Arguments):
     """Every filter that is given must match; none lists all orders."""
 
@@ -21,7 +24,7 @@ class ListOrders(Arguments):
     after_order_id: OrderId | None = Field(
         default=None, description="Go on behind this order: the last answer's `next`."
     )
-    limit: int = Field(default=10, ge=1, le=25)
+    limit: int = Field(default=10, ge=1, le=MAX_LISTED)
 
     def matches(self, order: Order) -> bool:
         """Tell whether an order passes every filter."""
@@ -57,6 +60,8 @@ class OrderPage(BaseModel):
     mode="idempotent",
     resource="OrderBook::all",
     data_actions=("dynamodb:Query",),
+    max_rows=MAX_LISTED,
+    next_page="Call again with the last order's `order_id` as `after_order_id`.",
 )
 def list_orders(args: ListOrders, context: ToolContext) -> OrderPage:
     """List orders, oldest number first, filtered by status, customer e-mail and the days they were placed.

@@ -15,6 +15,7 @@ class LookupOrder(Arguments):
     mode="idempotent",
     resource="Order::{order_id}",
     data_actions=("dynamodb:GetItem",),
+    errors=("order_not_found",),
     # An application may draw the order from it; who may ask about an order may see it.
     shown_to_user=True,
 )

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
-from support_desk.orders import OrderId, find_order
+from support_desk.orders import OrderId, find_order, handled_order
 
 
 class SaveDraft(Arguments):
@@ -20,8 +20,8 @@ class SaveDraft(Arguments):
 class SavedDraft(BaseModel):
     """Where the draft is."""
 
-    draft_id: str
-    order_id: str
+    draft_id: str = Field(pattern=r"^draft-[0-9a-f]{16}$")
+    order_id: OrderId
     status: Literal["draft"] = "draft"
 
 
@@ -29,8 +29,10 @@ class SavedDraft(BaseModel):
     effect=Effect.WRITE,
     mode="idempotent",
     resource="Order::{order_id}",
+    facts=handled_order,
     data_actions=("dynamodb:GetItem", "dynamodb:PutItem"),
-    trusted=True,  # the platform's own words: the result repeats nothing that came from outside
+    errors=("order_not_found",),
+    trusted=True,
     shown_to_user=True,  # the user should see word for word what was saved under their name
     parallel=False,
 )
@@ -44,6 +46,8 @@ def save_draft(args: SaveDraft, context: ToolContext) -> SavedDraft:
     # From the call's key, so that a repeated call finds its own draft and doesn't make a second one.
     draft_id = "draft-" + hashlib.sha256(context.idempotency_key.encode()).hexdigest()[:16]
     author = context.principal.user_id
-    draft = {"draft_id": draft_id, "author": author, "status": "draft", **args.model_dump()}
+    # Whoever reads it before sending should know where it may come from.
+    about = {"draft_id": draft_id, "author": author, "status": "draft", "tainted": context.tainted}
+    draft = {**args.model_dump(), **about}
     context.data.put("draft", draft_id, draft, only_if_new=True)
     return SavedDraft(draft_id=draft_id, order_id=args.order_id)

@@ -44,6 +44,9 @@ class Passages(BaseModel):
     mode="idempotent",
     resource="PolicyLibrary::shop",
     data_actions=("dynamodb:Query",),
+    max_rows=MAX_PASSAGES,
+    next_page="Search again with other words.",
+    allowances=("calls.user_minute", "calls.tenant_minute"),
 )
 def search_policy(args: SearchPolicy, context: ToolContext) -> Passages:
     """Search the shop's policies (returns, refunds, delivery, warranty, privacy) and return the best passages.

@@ -1,13 +1,11 @@
 """Pipes event streams through AG-UI's own client: one node process judges as many as a test has."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.node_lines import NodeLines
 
 HERE = Path(__file__).parent
 
@@ -19,28 +17,11 @@ class Verdict:
     """What the client would show once the stream is over."""
 
 
-class Verifier:
+class Verifier(NodeLines):
     """Open it around the tests that need it."""
 
-    def __enter__(self) -> Self:
-        node = Path(sys.executable).with_name("node")
-        self._process = subprocess.Popen(
-            [node, HERE / "verify.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._process:
-            assert self._process.stdin
-            self._process.stdin.close()
+    def __init__(self) -> None:
+        super().__init__(HERE / "verify.mjs")
 
     def judge(self, events: Sequence[dict[str, Any]], *, is_whole: bool = True) -> Verdict:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps({"events": list(events), "is_whole": is_whole}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "the verifier died; its last words are on stderr"
-        return Verdict(**json.loads(line))
+        return Verdict(**self.ask({"events": list(events), "is_whole": is_whole}))

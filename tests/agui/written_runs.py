@@ -8,7 +8,11 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from agent.events import (
+    FINDINGS,
+    UNRESOLVED,
+    ApprovalChoice,
     ApprovalDecided,
+    ApprovalKind,
     ApprovalRequested,
     CancelRequested,
     Decision,
@@ -37,7 +41,7 @@ from agent.events import (
     WaitingFor,
     WorkerLost,
 )
-from agent.identity import Principal, Role, approval_id, call_id, message_id
+from agent.identity import Principal, Role, approval_id, call_id, message_id, resolution_id
 from agent.ports import NewRun
 from agent.runlog import END, fold
 from agent.testing.clock import FakeClock
@@ -167,10 +171,11 @@ class WrittenRun:
             shown_to_user=shown,
         )
 
-    def request(self, decision: Decision) -> None:
+    def request(self, decision: Decision, kind: ApprovalKind = "approval") -> None:
         self.append(
             ApprovalRequested(
-                approval_id=approval_id(self.header.run_id, decision.call_id),
+                kind=kind,
+                approval_id=self._asked_as(decision, kind),
                 call_id=decision.call_id,
                 tool=decision.tool,
                 release_sha256="secret-release",
@@ -178,10 +183,14 @@ class WrittenRun:
             )
         )
 
-    def settle(self, decision: Decision, how: Literal["approve", "reject"]) -> None:
+    def _asked_as(self, decision: Decision, kind: ApprovalKind) -> str:
+        make_id = approval_id if kind == "approval" else resolution_id
+        return make_id(self.header.run_id, decision.call_id)
+
+    def settle(self, decision: Decision, how: ApprovalChoice) -> None:
         self.append(
             ApprovalDecided(
-                approval_id=approval_id(self.header.run_id, decision.call_id),
+                approval_id=self._asked_as(decision, "resolution" if how in FINDINGS else "approval"),
                 call_id=decision.call_id,
                 by="secret-approver",
                 decision=how,
@@ -222,8 +231,14 @@ class WrittenRun:
             outside=outside,
         )
 
-    def forget(self, decision: Decision) -> None:
-        self.append(ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause="secret cause"))
+    def forget(self, decision: Decision, cause: str = "secret cause") -> None:
+        self.append(ToolOutcomeUnknown(call_id=decision.call_id, tool=decision.tool, cause=cause))
+
+    def doubt(self, decision: Decision) -> None:
+        unknown = ToolOutcomeUnknown(
+            call_id=decision.call_id, tool=decision.tool, cause="secret cause", asks_person=True
+        )
+        self.append(unknown, outside=decision.queued)
 
     def wish_end(self) -> None:
         self.append(CancelRequested(by=self.header.user_id), outside=True)
@@ -454,6 +469,39 @@ def _retried() -> WrittenRun:
     return run
 
 
+def _resolutions() -> WrittenRun:
+    """Return a run with calls whose ends nobody saw: looked into, left alone, told late, and cut off by its end."""
+    run = WrittenRun()
+    run.claim()
+    run.think()
+    calls = tuple(run.decide(i, queued=i == 3) for i in range(5))
+    run.answer("Now.", calls=calls)
+    happened, nothing, expired, late, pending = calls
+    for call in calls:
+        (run.queue if call is late else run.start)(call)
+    run.start(late, outside=True)
+    run.lose_worker()
+    run.claim()
+    for call in calls:
+        run.doubt(call)
+    for call in calls:
+        run.request(call, "resolution")
+    run.wait(WaitingFor.APPROVAL)
+    run.settle(happened, "happened")
+    run.settle(nothing, "did_not_happen")
+    run.finish(late, outside=True)
+    run.claim()
+    run.finish(happened)
+    run.finish(nothing, outcome="error")
+    run.forget(expired, UNRESOLVED)
+    run.wait(WaitingFor.APPROVAL)
+    run.wish_end()
+    run.claim()
+    run.forget(pending, "run_ended_cancelled")
+    run.end(EndReason.CANCELLED)
+    return run
+
+
 RUNS: dict[str, Callable[[], WrittenRun]] = {
     "normal": _normal,
     "calls without a word": _silent_calls,
@@ -461,6 +509,7 @@ RUNS: dict[str, Callable[[], WrittenRun]] = {
     "queued": _queued,
     "telling its progress": _telling,
     "approvals": _approvals,
+    "resolutions": _resolutions,
     "cancelled": _cancelled,
     "cancelled in a tool": _cancelled_in_a_tool,
     "cancelled before it began": _cancelled_before_it_began,
@@ -545,6 +594,26 @@ def _ask_people(run: WrittenRun, draw: st.DrawFn, asked: list[Decision]) -> Iter
             yield
 
 
+def _look_into(run: WrittenRun, draw: st.DrawFn, call: Decision) -> Iterator[None]:
+    run.doubt(call)
+    yield
+    if not run.header.owner:
+        run.claim()
+        yield
+    run.request(call, "resolution")
+    yield
+    match draw(st.sampled_from(["happened", "did_not_happen", "late", "nobody"])):
+        case "happened" | "did_not_happen" as found:
+            run.settle(call, found)
+            yield
+            run.finish(call, outcome="ok" if found == "happened" else "error")
+        case "late":
+            run.finish(call, outside=True)
+        case _:
+            run.forget(call, UNRESOLVED)
+    yield
+
+
 def _decided(run: WrittenRun, call: Decision) -> str | None:
     turn = fold(run.events).turn
     return turn.decided[call.call_id].decision if turn and call.call_id in turn.decided else None
@@ -564,6 +633,9 @@ def _work(run: WrittenRun, draw: st.DrawFn, calls: list[Decision]) -> Iterator[N
             for index in range(draw(st.integers(0, 2))):
                 run.tell(call, index, "secret progress" if not call.shown_to_user else "a third")
                 yield
+        if draw(st.integers(0, 3)) == 0:
+            yield from _look_into(run, draw, call)
+            continue
         for _ in range(draw(st.integers(1, 2))):
             run.finish(call, outcome=draw(st.sampled_from(["ok", "error"])), outside=call.queued)
             yield

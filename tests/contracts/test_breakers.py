@@ -121,6 +121,33 @@ def test_a_probes_failure_opens_the_breaker_for_its_whole_time_again(process: Pr
     assert admits(process())
 
 
+def test_a_probe_that_is_given_up_leaves_the_next_caller_to_be_it_at_once(process: Process, clock: FakeClock) -> None:
+    opened(process)
+    clock.advance(RULES.open_s)
+    probe, late = process(), process()
+    assert admits(probe)
+    probe.gave_up(NAME)
+    next_one = process()
+    assert admits(next_one)
+    probe.gave_up(NAME)
+    probe.succeeded(NAME)
+    assert not admits(late)
+    next_one.failed(NAME)
+    assert process().is_open(NAME)
+
+
+def test_giving_up_a_call_that_is_no_probe_changes_nothing(process: Process, clock: FakeClock) -> None:
+    early = process()
+    assert admits(early)
+    early.gave_up(NAME)
+    assert admits(process())
+    opened(process)
+    early.gave_up(NAME)
+    assert not admits(process())
+    clock.advance(RULES.open_s - 1)
+    assert not admits(process())
+
+
 def test_what_a_probe_tells_too_late_changes_nothing(process: Process, clock: FakeClock) -> None:
     opened(process)
     clock.advance(RULES.open_s)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.aws.accounts import DynamoDbAccounts
 from agent.aws.dynamodb import Backoff
 from agent.aws.ledger import DynamoDbLedger
 from agent.errors import ConfigurationInvalid, StoreUnavailable
@@ -347,3 +348,26 @@ def test_what_each_step_costs_in_calls(dynamodb: Make, wire: Wire) -> None:
     wire.calls.clear()
     ledger.balances("acme", "ann", at=NOW)
     assert wire.calls == {"BatchGetItem": 1}
+
+
+def test_those_who_only_look_see_a_user_and_the_tenant_and_not_the_platform(request: pytest.FixtureRequest) -> None:
+    limits = MemoryLimitBook(Limits(100, 1_000, 10_000))
+    grant = Grant("acme", "ann", "r1", 1, 30, 30)
+    memory = MemoryLedger(limits)
+    client = request.getfixturevalue("aws")("dynamodb")
+    create_table(client, "money-to-look-at")
+    stored = DynamoDbLedger(client, "money-to-look-at", limits, 2)
+    looked: list[Any] = []
+    for ledger, accounts in ((memory, memory), (stored, DynamoDbAccounts(client, "money-to-look-at", limits))):
+        assert ledger.grant(grant, at=NOW) == 30
+        looked.append(
+            [accounts.own_balances("acme", user, at=NOW) for user in ("ann", "bob", "")]
+            + [accounts.own_balances("globex", "ann", at=NOW)]
+        )
+    assert looked[0] == looked[1]
+    assert looked[0] == [
+        {"user": Balance(100, 70), "tenant": Balance(1_000, 970)},
+        {"user": Balance(100, 100), "tenant": Balance(1_000, 970)},
+        {"tenant": Balance(1_000, 970)},
+        {"user": Balance(100, 100), "tenant": Balance(1_000, 1_000)},
+    ]

@@ -21,7 +21,9 @@ from tests.contracts.facts import NOW
 from tests.contracts.wire import Wire
 
 tables = itertools.count()
-DEFAULTS = Limits(100, 1_000, 10_000, user_runs=2, tenant_runs=20, tenant_jobs=5)
+DAY, TENANT_DAY = "pay.cents.user_day", "pay.cents.tenant_day"
+ALLOWANCES = {DAY: 50, TENANT_DAY: 200}
+DEFAULTS = Limits(100, 1_000, 10_000, user_runs=2, tenant_runs=20, tenant_jobs=5, allowances=ALLOWANCES)
 PLATFORM, ACME, ANN = LimitScope(), LimitScope("acme"), LimitScope("acme", "ann")
 
 
@@ -32,7 +34,7 @@ class Desk:
         self.book, self.ledger, self.clock = book, ledger, clock
 
     def change(self, scope: LimitScope, name: Any, value: int | None) -> None:
-        self.book.change(scope, name, value)
+        self.book.change(scope, name, value, by="olga", reason="a test")
         self.clock.advance(CACHE_S)
 
 
@@ -62,6 +64,18 @@ def test_the_narrowest_scope_that_sets_a_limit_wins(desk: Desk) -> None:
     assert desk.book.of("globex", "ann") == replace(DEFAULTS, user_runs=3)
 
 
+def test_what_a_tools_calls_may_use_up_is_set_like_any_limit(desk: Desk) -> None:
+    desk.change(PLATFORM, DAY, 40)
+    desk.change(ACME, TENANT_DAY, 100)
+    desk.change(ANN, DAY, 0)
+    assert desk.book.of("acme", "ann").allowances == {DAY: 0, TENANT_DAY: 100}
+    assert desk.book.of("acme", "bob").allowances == {DAY: 40, TENANT_DAY: 100}
+    assert desk.book.of("globex", "ann").allowances == {DAY: 40, TENANT_DAY: 200}
+    assert desk.book.overrides(ANN) == {DAY: 0}
+    desk.change(ANN, DAY, None)
+    assert desk.book.of("acme", "ann").allowance("pay", "cents.user_day") == 40
+
+
 def test_a_limit_that_is_taken_away_lets_the_wider_one_hold_again(desk: Desk) -> None:
     desk.change(ACME, "user_runs", 4)
     desk.change(ANN, "user_runs", 9)
@@ -79,6 +93,11 @@ def test_a_limit_that_is_taken_away_lets_the_wider_one_hold_again(desk: Desk) ->
         (ANN, "platform_month_micros", 1),
         (ACME, "platform_month_micros", 1),
         (PLATFORM, "sunshine", 1),
+        (ANN, TENANT_DAY, 1),
+        (PLATFORM, "pay.cent.user_day", 1),
+        (PLATFORM, "play.cents.user_day", 1),
+        (PLATFORM, DAY, -1),
+        (PLATFORM, DAY, 10**12 + 1),
         (PLATFORM, "user_runs", -1),
         (PLATFORM, "user_runs", 10_001),
         (PLATFORM, "user_day_micros", 10**12 + 1),
@@ -126,12 +145,15 @@ def test_limits_are_read_once_in_five_seconds(aws: Callable[[str], Any], backoff
     create_table(aws("dynamodb"), "control-cached")
     clock = FakeClock(NOW)
     book = DynamoDbLimitBook(aws("dynamodb"), "control-cached", DEFAULTS, clock=clock, backoff=backoff)
+    elsewhere = DynamoDbLimitBook(aws("dynamodb"), "control-cached", DEFAULTS, clock=clock, backoff=backoff)
     wire.calls.clear()
     for _ in range(3):
         book.of("acme", "ann")
     clock.advance(CACHE_S - 0.1)
-    book.change(ANN, "user_runs", 9)
+    elsewhere.change(ANN, "user_runs", 9, by="olga", reason="a test")
     assert book.of("acme", "ann").user_runs == 2
-    assert wire.calls == {"BatchGetItem": 1, "UpdateItem": 1}
+    assert wire.calls == {"BatchGetItem": 2, "TransactWriteItems": 1}
     clock.advance(0.1)
     assert book.of("acme", "ann").user_runs == 9
+    book.change(ANN, "user_runs", 8, by="olga", reason="a test")
+    assert book.of("acme", "ann").user_runs == 8

@@ -11,7 +11,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from agent.aws.bedrock import BedrockModel, _to_model_error
+from agent.aws.bedrock import BedrockModel, Guardrail, _to_model_error
 from agent.errors import (
     ModelError,
     ModelNotOffered,
@@ -22,6 +22,7 @@ from agent.errors import (
 )
 from agent.events import Usage
 from agent.ports import (
+    GuardrailTold,
     Model,
     ModelRequest,
     ModelStopped,
@@ -435,3 +436,62 @@ def test_nothing_is_left_running_after_an_answer(bedrock: BedrockModel, endpoint
         if isinstance(thread, threading.Timer):
             thread.join(5)  # a moment is enough where it was called off
             assert not thread.is_alive()
+
+
+# --- a guardrail at the service ---------------------------------------------------------------------------------------
+
+TRACE = {
+    "guardrail": {
+        "inputAssessment": {
+            "g1": {"contentPolicy": {"filters": [{"type": "PROMPT_ATTACK", "confidence": "HIGH", "action": "BLOCKED"}]}}
+        },
+        "outputAssessments": {
+            "g1": [
+                {
+                    "topicPolicy": {"topics": [{"name": "Legal advice", "type": "DENY", "action": "BLOCKED"}]},
+                    "wordPolicy": {"customWords": [{"match": "SECRET-WORD", "action": "BLOCKED"}]},
+                    "sensitiveInformationPolicy": {
+                        "piiEntities": [
+                            {"match": "SECRET-NUMBER", "type": "PIN", "action": "BLOCKED"},
+                            {"match": "SECRET-NAME", "type": "NAME", "action": "ANONYMIZED"},
+                        ]
+                    },
+                }
+            ]
+        },
+    }
+}
+
+
+def test_a_guardrail_goes_with_each_call_and_holds_text_until_it_has_looked(
+    endpoint: Endpoint, bedrock: BedrockModel
+) -> None:
+    endpoint.play = [
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "Held back."}}),
+        ("messageStop", {"stopReason": "guardrail_intervened"}),
+        ("metadata", {"usage": {"inputTokens": 1, "outputTokens": 2, "totalTokens": 3}, "metrics": {}, "trace": TRACE}),
+    ]
+    guarded = BedrockModel(bedrock._client_for, Guardrail("g1", "3"))
+    parts = list(guarded.stream(REQUEST, timeout_s=5))
+    assert endpoint.asked[0].body["guardrailConfig"] == {
+        "guardrailIdentifier": "g1",
+        "guardrailVersion": "3",
+        "streamProcessingMode": "sync",
+        "trace": "enabled",
+    }
+    assert ModelStopped("guardrail_intervened") in parts
+    told = (
+        "input content:prompt_attack",
+        "output topic:legal_advice",
+        "output word",
+        "output sensitiveInformation:pin",
+    )
+    assert parts[-1] == GuardrailTold(told)
+    assert "SECRET" not in repr(parts)
+
+
+def test_without_a_guardrail_none_is_asked_for(endpoint: Endpoint, bedrock: BedrockModel) -> None:
+    endpoint.play = [("messageStart", {"role": "assistant"}), ("messageStop", {"stopReason": "end_turn"})]
+    list(bedrock.stream(REQUEST, timeout_s=5))
+    assert "guardrailConfig" not in endpoint.asked[0].body

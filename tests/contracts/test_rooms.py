@@ -14,14 +14,22 @@ from moto.core.botocore_stubber import MockRawResponse
 from pydantic import BaseModel
 
 from agent.aws.dynamodb import Backoff
-from agent.aws.functions import LambdaToolRunner, LambdaWake
+from agent.aws.functions import LambdaResourceFacts, LambdaToolRunner, LambdaWake
 from agent.aws.tool_queue import SqsToolQueue
-from agent.errors import CallNotDecided, ConfigurationInvalid, StoreUnavailable, ToolLost, ToolUnreached
+from agent.errors import (
+    CallNotDecided,
+    ConfigurationInvalid,
+    FactsUnavailable,
+    StoreUnavailable,
+    ToolLost,
+    ToolUnreached,
+)
 from agent.events import ToolCompleted
-from agent.ports import ToolReply, ToolRunner
+from agent.ports import ResourceFacts, ToolReply, ToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
-from agent.testing.rooms import InProcessToolRunner
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
+from agent.testing.rooms import InProcessResourceFacts, InProcessToolRunner
+from agent.testing.tenant_data import MemoryTenantData
+from agent.tools import Arguments, Effect, Facts, TenantData, ToolContext, ToolFailed, facts, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
 from tests.contracts.conftest import Sleeps
@@ -38,7 +46,26 @@ class Said(BaseModel):
     text: str
 
 
-@tool(effect=Effect.WRITE, mode="once", resource="Voice::all", data_actions=("dynamodb:PutItem",))
+class Loudness(Facts):
+    decibels: int
+
+
+@facts(Loudness)
+def loudness(data: TenantData, voice_id: str) -> Loudness | None:
+    if voice_id == "broken":
+        raise ValueError("secret")
+    item = data.get("voice", voice_id)
+    return None if item is None else Loudness(decibels=item["decibels"])
+
+
+@tool(
+    effect=Effect.WRITE,
+    mode="once",
+    resource="Voice::all",
+    facts=loudness,
+    data_actions=("dynamodb:PutItem", "dynamodb:GetItem"),
+    errors=("hoarse",),
+)
 def say(args: Say, context: ToolContext) -> Said:
     """Say something aloud, once, for the tests of the rooms."""
     if args.text == "fail":
@@ -62,6 +89,7 @@ class Lambda:
         self.faults: list[Exception | AWSResponse] = []
         self.invoked: list[tuple[str, dict[str, Any]]] = []
         self.read_timeouts: list[float] = []
+        self.tenants: list[str | None] = []
 
     def client_for(self, read_timeout_s: float) -> Any:
         self.read_timeouts.append(read_timeout_s)
@@ -79,6 +107,8 @@ class Lambda:
         name = request.url.split("/functions/")[1].split("/")[0]
         event = json.loads(request.body)
         self.invoked.append((name, event))
+        tenant: Any = request.headers.get("X-Amz-Tenant-Id")
+        self.tenants.append(tenant.decode() if isinstance(tenant, bytes) else tenant)
         if request.headers.get("X-Amz-Invocation-Type") in {"Event", b"Event"}:
             return response(202, {})
         try:
@@ -156,6 +186,47 @@ def test_what_a_broken_once_tool_did_is_not_known(runner: ToolRunner, run: Decid
         called(runner)
 
 
+# --- resource facts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["in process", "lambda"])
+def resource_facts(request: pytest.FixtureRequest, run: DecidedRun, backoff: Backoff) -> ResourceFacts:
+    if request.param == "in process":
+        return InProcessResourceFacts(run.room)
+    aws_lambda: Lambda = request.getfixturevalue("aws_lambda")
+    return LambdaResourceFacts(aws_lambda.client_for(5), "run_tool", backoff=backoff)
+
+
+def test_what_a_resource_is_comes_back_as_declared_and_a_missing_one_as_none(
+    resource_facts: ResourceFacts, run: DecidedRun
+) -> None:
+    MemoryTenantData(run.table, "acme").put("voice", "all", {"decibels": 60, "secret": "hush"})
+    MemoryTenantData(run.table, "globex").put("voice", "loud", {"decibels": 90})
+    assert resource_facts.of("acme", RUN, tool="say", resource="Voice::all") == {"decibels": 60}
+    assert resource_facts.of("acme", RUN, tool="say", resource="Voice::loud") is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tool": "shout"},
+        {"resource": "Voice::broken"},
+        {"resource": "Item::all"},
+        {"resource": ""},
+        {"run_id": "run_01JABCDEFGHJKMNPQRSTVWXYZ9"},
+        {"tenant_id": "globex"},
+    ],
+    ids=str,
+)
+def test_what_nobody_may_ask_or_nobody_can_read_is_not_guessed(
+    resource_facts: ResourceFacts, wrong: dict[str, str]
+) -> None:
+    asked = {"tenant_id": "acme", "run_id": RUN, "tool": "say", "resource": "Voice::all", **wrong}
+    with pytest.raises(FactsUnavailable) as refused:
+        resource_facts.of(asked["tenant_id"], asked["run_id"], tool=asked["tool"], resource=asked["resource"])
+    assert "secret" not in str(refused.value)
+
+
 # --- Lambda alone -----------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +244,18 @@ def test_only_ids_travel_and_the_caller_waits_longer_than_the_tool(
     ids = {"tenant_id": "acme", "run_id": RUN, "call_id": CALL, "traceparent": TRACEPARENT}
     assert aws_lambda.invoked == [("run_tool", ids)]
     assert aws_lambda.read_timeouts == [17]
+
+
+def test_a_function_that_keeps_tenants_apart_is_told_whose_call_it_is_and_another_is_not(
+    aws_lambda: Lambda, run: DecidedRun
+) -> None:
+    run.decide({"text": "hello"})
+    run.start()
+    told = [
+        LambdaToolRunner(aws_lambda.client_for, "run_tool", isolates_tenants=isolates) for isolates in (True, False)
+    ]
+    assert [called(runner).outcome for runner in told] == ["ok", "ok"]
+    assert aws_lambda.tenants == ["acme", None]
 
 
 def test_what_did_not_begin_is_tried_again(lambda_runner: LambdaToolRunner, aws_lambda: Lambda, sleeps: Sleeps) -> None:
@@ -219,6 +302,37 @@ def test_a_right_that_is_missing_is_a_fault_of_the_deployment(
     aws_lambda.faults = [response(403, {}, code="AccessDeniedException")]
     with pytest.raises(ConfigurationInvalid, match="AccessDenied"):
         called(lambda_runner)
+
+
+def test_only_ids_travel_for_the_facts_too(aws_lambda: Lambda) -> None:
+    LambdaResourceFacts(aws_lambda.client_for(5), "run_tool").of("acme", RUN, tool="say", resource="Voice::all")
+    ids = {"tenant_id": "acme", "run_id": RUN, "tool": "say", "resource": "Voice::all", "traceparent": None}
+    assert aws_lambda.invoked == [("run_tool", ids)]
+
+
+@pytest.mark.parametrize(
+    ("faults", "calls"),
+    [
+        ([response(429, {}, code="TooManyRequestsException")], 1),
+        ([EndpointConnectionError(endpoint_url="https://lambda")], 1),
+        ([ReadTimeoutError(endpoint_url="https://lambda")], None),
+        ([response(500, {}, code="ServiceException")], None),
+        ([response(200, {"errorType": "Runtime.ExitError"}, function_error="Unhandled")], None),
+        ([EndpointConnectionError(endpoint_url="https://lambda")] * 9, None),
+    ],
+    ids=["throttled", "not connected", "no answer", "server error", "the function died", "never connected"],
+)
+def test_facts_that_do_not_come_are_asked_for_again_only_where_that_is_quick(
+    aws_lambda: Lambda, backoff: Backoff, faults: list[Exception | AWSResponse], calls: int | None
+) -> None:
+    source = LambdaResourceFacts(aws_lambda.client_for(5), "run_tool", backoff=backoff)
+    aws_lambda.faults = list(faults)
+    if calls is None:
+        with pytest.raises(FactsUnavailable):
+            source.of("acme", RUN, tool="say", resource="Voice::all")
+    else:
+        assert source.of("acme", RUN, tool="say", resource="Voice::all") is None
+    assert len(aws_lambda.invoked) == (calls or 0)
 
 
 # --- wake and queue ---------------------------------------------------------------------------------------------------

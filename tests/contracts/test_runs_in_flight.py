@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from agent import sessions
 from agent.errors import SessionBusy, TooManyRuns
 from agent.events import EndReason, RunEnded, Status
 from agent.ports import NewRun, RunLog
@@ -87,13 +88,31 @@ def test_who_is_refused_is_told_when_a_place_is_likely_to_be_free(log: RunLog) -
     assert 1 <= refused(log, new_run(user_runs=1)).retry_after_s <= 60
 
 
-def test_a_session_knows_its_open_runs_in_their_order(log: RunLog) -> None:
+def test_a_session_knows_its_open_runs_in_the_order_in_which_they_came_whatever_their_ids(log: RunLog) -> None:
     runs = [log.create(new_run(session="s", run_id=f"run_{n:026d}")) for n in (3, 1, 2)]
     log.create(new_run(session="other"))
     log.create(new_run(session="s", user="bob"))
-    assert log.open_runs_of_session("acme", "ann", "s") == [f"run_{n:026d}" for n in (1, 2, 3)]
+    assert log.open_runs_of_session("acme", "ann", "s") == [f"run_{n:026d}" for n in (3, 1, 2)]
     end(log, runs[1])
-    assert log.open_runs_of_session("acme", "ann", "s") == [f"run_{n:026d}" for n in (2, 3)]
+    assert log.open_runs_of_session("acme", "ann", "s") == [f"run_{n:026d}" for n in (3, 2)]
+    log.create(new_run(session="s", run_id=f"run_{0:026d}"))
+    assert log.open_runs_of_session("acme", "ann", "s") == [f"run_{n:026d}" for n in (3, 2, 0)]
+
+
+def test_of_runs_created_at_once_in_a_session_each_sees_those_ahead_of_it_and_no_two_see_the_same(log: RunLog) -> None:
+    runs = [new_run(session="s") for _ in range(6)]
+    race([partial(log.create, run) for run in runs])
+    headers = [header for run in runs if (header := log.header("acme", run.event.run_id))]
+    assert sorted(len(sessions.runs_ahead(log, header)) for header in headers) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_run_with_a_smaller_id_waits_for_the_run_that_was_created_before_it(log: RunLog) -> None:
+    """Two processes create them in the same millisecond, where chance decides which id is the greater."""
+    first, second = (log.create(new_run(session="s", run_id=f"run_{n:026d}")) for n in (2, 1))
+    assert sessions.runs_ahead(log, first) == []
+    assert sessions.runs_ahead(log, second) == [first.run_id]
+    end(log, first)
+    assert sessions.runs_ahead(log, second) == []
 
 
 def test_a_run_that_wants_to_be_alone_in_its_session_is_refused_until_it_is(log: RunLog) -> None:

@@ -12,6 +12,7 @@ from agent.runlog import fold
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
+from tests.demands import is_refused
 from tests.sample_agent import QUESTION, SampleCloud
 
 POLICY = FixedPolicy({"pay": "ask", "save": "ask", "ship": "ask"})
@@ -68,14 +69,12 @@ def test_every_crash_point(name, crash_points):
     expected = ended(calm)
     check(calm, name, "undisturbed")
     points = 0
-    for at in range(len(calm.strike.calls)):
-        for when in ("before", "after"):
-            for error in (False, True):
-                cloud = SCENARIOS[name](Strike(at=at, when=when, error=error))
-                where = f"{name}: {'error' if error else 'kill'} {when} {calm.strike.calls[at]} (call {at})"
-                assert ended(cloud) == expected, where
-                check(cloud, name, where)
-                points += 1
+    for strike, how in calm.strike.every():
+        cloud = SCENARIOS[name](strike)
+        where = f"{name}: {how}"
+        assert ended(cloud) == expected, where
+        check(cloud, name, where)
+        points += 1
     crash_points(name, points)
     assert {"MemoryRunLog.append", "MemoryWake.wake"} <= set(calm.strike.calls)
     assert ("MemoryDirectory.principal" in calm.strike.calls) is (name != "rejected")
@@ -96,7 +95,7 @@ def check(cloud: SampleCloud, name: str, where: str) -> None:
             assert effects == 0, (where, index)
         elif call.tool in {"pay", "ship"}:
             assert effects <= 1, (where, index)
-        else:
+        elif not is_refused(turn.results[call.call_id], where):
             assert effects >= 1, (where, index)
     for start in (event.data for event in events if isinstance(event.data, ToolStarted)):
         if start.tool in {"pay", "save"}:

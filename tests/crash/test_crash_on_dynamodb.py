@@ -15,20 +15,24 @@ import pytest
 from botocore.config import Config
 from moto import mock_aws
 
+from agent.aws.allowances import DynamoDbAllowances
 from agent.aws.dynamodb import Backoff
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import TryLater
 from agent.events import ToolOutcomeUnknown
+from agent.limits import Limits
 from agent.testing.crash import Killed
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.model import asks, says
 from agent.testing.tables import create_table
 from tests.contracts.wire import Fault, Wire, cancelled, error, lose_reply
-from tests.demands import require_session_goes_on, require_settled, require_sound
-from tests.sample_agent import QUESTION, SampleCloud
+from tests.demands import require_counted, require_session_goes_on, require_settled, require_sound
+from tests.sample_agent import ALLOWANCES, QUESTION, SampleCloud
 
 NO_SDK_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
+COUNTS = Limits(0, 0, 0, allowances={f"pay.{name}": 1 for name in ALLOWANCES})
+"""Enough for one call: a holder that took twice would be refused."""
 TRANSACTION = "TransactWriteItems"
 
 
@@ -93,6 +97,8 @@ def a_cloud(dynamodb: Any, number: int) -> SampleCloud:
         says("All done."),
         log=DynamoDbRunLog(dynamodb, runs, backoff=backoff),
         ledger=DynamoDbLedger(dynamodb, ledger, MemoryLimitBook(), shards=1, backoff=backoff),
+        allowances=DynamoDbAllowances(dynamodb, ledger, MemoryLimitBook(COUNTS), backoff=backoff),
+        allowances_of_tools=ALLOWANCES,
     )
 
 
@@ -129,6 +135,7 @@ def require_same_end(
     assert state.ended.answer == "All done.", where
     for balance in cloud.ledger.balances("acme", "ann", at=cloud.clock.now()).values():
         assert balance.limit_micros - balance.remaining_micros == header.spent_micros, where
+    require_counted(cloud, state, where)
     result, effects = state.turns[0].results["call_1_0"], cloud.effects[f"pay {run}/call_1_0"]
     if isinstance(result, ToolOutcomeUnknown):
         assert effects <= 1, where

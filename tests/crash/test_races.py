@@ -20,8 +20,8 @@ from tests.demands import require_settled, require_sound
 from tests.sample_agent import QUESTION, SampleCloud
 
 TURNS = (
-    asks(("pay", {"item": "a"}), ("save", {"item": "b"}), ("export", {"item": "c"})),
-    asks(("ship", {"item": "d"}), ("look", {"item": "e"})),
+    asks(("pay", {"item": "a"}), ("save", {"item": "b"}), ("ship", {"item": "c"})),
+    asks(("export", {"item": "d"}), ("look", {"item": "e"})),
     says("All", " done."),
 )
 ONCE = {"pay", "ship"}

@@ -12,7 +12,8 @@ from typing import Any
 import boto3
 import httpx
 
-from local import people
+from local import people, processes
+from local.processes import ROOT
 
 ENDED = {"completed", "failed", "cancelled", "expired"}
 
@@ -69,6 +70,13 @@ class Api:
             assert record["status"] not in ENDED, record
             time.sleep(0.05)
         return record
+
+    def wait_while(self, run_id: str, statuses: set[str], *, within_s: float = 20) -> None:
+        """Wait until a run has another status."""
+        deadline = time.monotonic() + within_s
+        while (status := self.record(run_id)["status"]) in statuses:
+            assert time.monotonic() < deadline, f"still {status} after {within_s} s"
+            time.sleep(0.1)
 
     def answer(self, question: str, **body: Any) -> str:
         """Return the agent's answer to a question."""
@@ -188,27 +196,63 @@ class RunningCloud:
         unfinished.replace(path)
 
     def workers(self, service: str) -> list[int]:
-        """Return the processes that run a function now. Each works in a folder below the cloud's own."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                environment = (process / "environ").read_bytes().split(b"\0")
-                inside = (process / "cwd").resolve().is_relative_to(self.state.resolve())
-            except OSError:  # it has ended, or is not ours
-                continue
-            if inside and f"KEEPGATE_SERVICE={service}".encode() in environment:
-                found.append(int(process.name))
-        return found
+        """Return the processes that run a function now."""
+        return processes.workers(self.state, service)
 
-    def log(self, tenant: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the payloads of a run's events, as they are stored."""
+    @contextmanager
+    def door(self, output: str, handler: str, **variables: str) -> Iterator[None]:
+        """Put a door of the tests in the place of that of the function which a stack output names."""
+        functions, name = self.aws("lambda"), self.output(output)
+        before = functions.get_function_configuration(FunctionName=name)
+        own = before["Environment"]["Variables"]
+        functions.update_function_configuration(
+            FunctionName=name,
+            Handler=handler,
+            Environment={"Variables": own | {"PYTHONPATH": str(ROOT)} | variables},
+        )
+        try:
+            yield
+        finally:
+            functions.update_function_configuration(
+                FunctionName=name, Handler=before["Handler"], Environment={"Variables": own}
+            )
+
+    @contextmanager
+    def release(self, **changes: Any) -> Iterator[None]:
+        """Let runs be admitted and held under the release with these fields changed, those of `caps` one by one."""
+        written = json.dumps(changes)
+        with (
+            self.door("ShimFunction", "tests.e2e.other_release.shim_handler", KEEPGATE_RELEASE_CHANGES=written),
+            self.door("AgentFunction", "tests.e2e.other_release.agent_handler", KEEPGATE_RELEASE_CHANGES=written),
+        ):
+            yield
+
+    @contextmanager
+    def redelivering_after(self, seconds: int) -> Iterator[None]:
+        """Let jobs of the queue come back after so many seconds; leave no dead letters to the next test."""
+        sqs, url = self.aws("sqs"), self.output("ToolQueueUrl")
+        before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": str(seconds)})
+        try:
+            yield
+        finally:
+            sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
+            sqs.purge_queue(QueueUrl=self.output("ToolDeadLetterQueueUrl"))
+
+    def events(self, tenant: str, run_id: str) -> list[dict[str, Any]]:
+        """Return a run's events as they are stored: `type`, `at`, `payload` (JSON) and the rest of the envelope."""
         dynamodb = self.aws("dynamodb")
         pages = dynamodb.get_paginator("query").paginate(
             TableName=self.output("RunsTable"),
             KeyConditionExpression="pk = :pk AND begins_with(sk, :e)",
             ExpressionAttributeValues={":pk": {"S": f"T#{tenant}#R#{run_id}"}, ":e": {"S": "E#"}},
         )
-        return [json.loads(i["payload"]["S"]) for page in pages for i in page["Items"] if "~" not in i["sk"]["S"]]
+        items = [item for page in pages for item in page["Items"] if "~" not in item["sk"]["S"]]
+        return [{name: next(iter(value.values())) for name, value in item.items()} for item in items]
+
+    def log(self, tenant: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the payloads of a run's events."""
+        return [json.loads(event["payload"]) for event in self.events(tenant, run_id)]
 
     def close(self) -> None:
         for client in self._clients:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent.aws.tenant_data import load
 from local.processes import ROOT
+from support_desk import seed
 from tests.agui.verifier import Verifier
 from tests.e2e.running_cloud import Api, RunningCloud, marker
 
@@ -215,7 +217,7 @@ def test_the_terminal_lists_and_decides(cloud: RunningCloud, acme: Api) -> None:
     assert "(role_missing)" in terminal("--as", "acme-user", asked)
     assert terminal(asked) == f"{asked}: approve\n"
     assert "1013-01" in acme.wait(run_id)["answer"]
-    assert "(already_decided)" in terminal(asked, "--reject")
+    assert "(already_decided)" in terminal(asked, "--decision", "reject")
 
 
 def test_a_decided_run_resumes_at_once(cloud: RunningCloud, acme: Api, approver: Api) -> None:
@@ -229,3 +231,83 @@ def test_a_decided_run_resumes_at_once(cloud: RunningCloud, acme: Api, approver:
     # Far below the sweeper's minute: the decision itself woke the run.
     assert waited.total_seconds() < 10
     assert kinds[decided - 1] == "run.waiting"
+
+
+def drafts(cloud: RunningCloud, tenant: str) -> dict[str, dict[str, Any]]:
+    """Return a tenant's drafts by their subject."""
+    items = cloud.aws("dynamodb").query(
+        TableName=cloud.output("TenantTable"),
+        KeyConditionExpression="pk = :pk and begins_with(sk, :draft)",
+        ExpressionAttributeValues={":pk": {"S": f"T#{tenant}"}, ":draft": {"S": "draft#"}},
+    )["Items"]
+    found = [{name: next(iter(value.values())) for name, value in item.items()} for item in items]
+    return {item["subject"]: item for item in found}
+
+
+def test_a_draft_waits_for_a_person_once_the_session_has_read_text_from_outside(
+    cloud: RunningCloud, acme: Api, approver: Api
+) -> None:
+    def saves(subject: str) -> dict[str, Any]:
+        draft = {"order_id": "1001", "subject": subject, "body": "Dear customer"}
+        return {"calls": [{"tool": "save_draft", "input_json": json.dumps(draft)}]}
+
+    clean, read, later = marker(), marker(), marker()
+    cloud.tell_model(clean, saves(clean))
+    cloud.tell_model(read, {"calls": [{"tool": "lookup_order", "input_json": '{"order_id": "1013"}'}]}, saves(read))
+    cloud.tell_model(later, saves(later))
+    session = f"session-{clean.strip('[]')}"
+
+    allowed = acme.ask(f"Save it {clean}", session_id=session)
+    assert acme.wait(allowed)["reason"] == "answered"
+    assert acme.record(allowed)["risk_level"] == "medium"
+    assert drafts(cloud, "acme")[clean]["tainted"] is False
+
+    asked = acme.ask(f"Look and save {read}", session_id=session)
+    shown = pending(approver, asked)
+    assert (shown["tool"], shown["tainted"]) == ("save_draft", True)
+    assert read not in drafts(cloud, "acme")
+    assert decide(approver, shown["approval_id"], "approve").status_code == 200
+    assert acme.wait(asked)["reason"] == "answered"
+    assert drafts(cloud, "acme")[read]["tainted"] is True
+
+    again = acme.ask(f"Save another {later}", session_id=session)
+    assert decide(approver, pending(approver, again)["approval_id"], "reject").status_code == 200
+    acme.wait(again)
+    assert later not in drafts(cloud, "acme")
+
+
+def test_a_draft_about_a_colleagues_order_waits_for_a_person_and_about_ones_own_does_not(
+    cloud: RunningCloud, acme: Api, approver: Api
+) -> None:
+    with cloud.api("acme-colleague") as colleague:
+        theirs = colleague.record(colleague.ask("Good morning"))["user_id"]
+    mine = acme.record(acme.ask("Good morning"))["user_id"]
+    order = next(item for kind, _, item in seed.items("acme") if kind == "order")
+    handled = {"990001": mine, "990002": theirs}
+    items = [("order", number, {**order, "order_id": number, "handler": user}) for number, user in handled.items()]
+    load(cloud.aws("dynamodb"), cloud.output("TenantTable"), "acme", items)
+
+    def saves(number: str) -> tuple[str, str]:
+        mark = marker()
+        draft = {"order_id": number, "subject": mark, "body": "Dear customer"}
+        cloud.tell_model(mark, {"calls": [{"tool": "save_draft", "input_json": json.dumps(draft)}]})
+        return mark, acme.ask(f"Save it {mark}")
+
+    own, run_id = saves("990001")
+    assert acme.wait(run_id)["reason"] == "answered"
+    assert own in drafts(cloud, "acme")
+    colleagues, run_id = saves("990002")
+    shown = pending(approver, run_id)
+    assert (shown["resource"], shown["facts"], shown["tainted"]) == ("Order::990002", {"handler": theirs}, False)
+    assert colleagues not in drafts(cloud, "acme")
+    assert decide(approver, shown["approval_id"], "approve").status_code == 200
+    acme.wait(run_id)
+    assert colleagues in drafts(cloud, "acme")
+    missing, run_id = saves("990003")
+    assert acme.wait(run_id)["reason"] == "answered"
+    assert missing not in drafts(cloud, "acme")
+    [decided] = [event["decisions"] for event in log_of(cloud, "acme", run_id) if event.get("decisions")]
+    assert decided[0]["code"] == "resource_missing"
+    for number in handled:  # other tests count the orders
+        key = {"pk": {"S": "T#acme"}, "sk": {"S": f"order#{number}"}}
+        cloud.aws("dynamodb").delete_item(TableName=cloud.output("TenantTable"), Key=key)

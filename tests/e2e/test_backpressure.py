@@ -1,17 +1,18 @@
-"""Under load: refusals that say when to come back, a flood that others hardly feel, a session's runs in order."""
+"""Under load: refusals that say when to come back, and a flood that others hardly feel."""
 
-import json
+import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from tests.e2e.running_cloud import Api, RunningCloud, marker
+from agent.aws.limits import CACHE_S
+from tests.e2e.running_cloud import ENDED, Api, RunningCloud, marker
 
 EXPORT = {"tool": "export_orders", "input_json": "{}"}
 FLOOD_RUNS, CALLS_A_RUN = 40, 5
-OWN_SAMPLES = 3
+OWN_SAMPLES = 9
 
 
 def control(cloud: RunningCloud, scope: str, **limits: int) -> None:
@@ -51,11 +52,11 @@ def test_a_user_with_too_many_runs_is_refused_until_one_has_ended_and_limits_cha
             assert api.wait(run_id)["reason"] == "cancelled"
 
 
-def test_another_tenants_flood_of_the_queue_delays_this_tenants_job_by_less_than_five_times(
+def test_under_another_tenants_flood_of_the_queue_this_tenants_jobs_end_within_five_times_their_time(
     cloud: RunningCloud, acme: Api
 ) -> None:
     mark = marker()
-    cloud.tell_model(mark, {"calls": [EXPORT] * CALLS_A_RUN, "text": ""}, {"text": "Done."}, repeat=True)
+    cloud.tell_model(mark, {"calls": [EXPORT] * CALLS_A_RUN, "text": ""}, {"text": "Done.", "calls": []})
 
     def own() -> float:
         """Return how long this tenant's queued call takes, from queued to its result, by the run's own log."""
@@ -63,50 +64,41 @@ def test_another_tenants_flood_of_the_queue_delays_this_tenants_job_by_less_than
         assert acme.wait(run_id, within_s=120)["reason"] == "answered"
         return queue_time_s(cloud, "acme", run_id)
 
-    unloaded = sorted(own() for _ in range(OWN_SAMPLES))[OWN_SAMPLES // 2]
-    with cloud.newcomer("globex", ("user",)) as flooder, ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(lambda _: flooder.ask(f"Export all {mark}"), range(FLOOD_RUNS)))
-        loaded = sorted(own() for _ in range(OWN_SAMPLES))
-        unfinished = sum(flooder.record(run_id)["status"] not in {"completed", "failed"} for run_id in runs)
-        sys.stdout.write(
-            f"\nqueued call: unloaded {unloaded:.2f} s, under the flood {loaded} s, {unfinished} flooding\n"
-        )
-        assert unfinished > 0, "the flood was over before it could be felt"
-        assert loaded[OWN_SAMPLES // 2] < 5 * max(unloaded, 1.0)
+    own()  # so that no process has to start
+    unloaded = statistics.median(own() for _ in range(OWN_SAMPLES))
+    with cloud.newcomer("flooding", ("user",)) as flooder, ThreadPoolExecutor(4) as pool:
+        # The flood is of the queue, not of the agent: let loose once all jobs stand in line, by one that comes last.
+        control(cloud, "LIMIT#flooding", tenant_jobs=0)
+        # Each question is another one, because a scenario counts the calls of each question by itself.
+        runs = list(pool.map(lambda n: flooder.ask(f"Export all {mark} {n}"), range(FLOOD_RUNS)))
         for run_id in runs:
-            assert flooder.wait(run_id, within_s=240)["reason"] == "answered"
+            flooder.wait_while(run_id, {"queued", "running"}, within_s=90)
+        queued = [event["type"] for run_id in runs for event in cloud.log("flooding", run_id)].count("tool.queued")
+        assert queued == FLOOD_RUNS * CALLS_A_RUN
+        control(cloud, "LIMIT#flooding")
+        time.sleep(CACHE_S + 0.5)  # until no function knows another limit
+        flooder.wait_while(flooder.ask("Export our orders as CSV"), {"queued", "running"})
+        loaded: list[float] = []
+        while len(loaded) < OWN_SAMPLES:
+            seconds = own()
+            if flooder.record(runs[-1])["status"] in ENDED:
+                break  # the last to come is the last to be done: the flood is over
+            loaded.append(seconds)
+        times = ", ".join(f"{seconds / unloaded:.1f}" for seconds in loaded)
+        sys.stdout.write(f"\nqueued call: unloaded {unloaded:.2f} s, under the flood {times} times that\n")
+        assert len(loaded) >= 3, "the flood was over before it could be felt"
+        assert statistics.median(loaded) < 5 * unloaded
+        # Those that came first are done by now, or soon; nobody needs the files of the rest.
+        for run_id in runs[5:]:
+            flooder.http.post(f"/runs/{run_id}/cancel")
+        for run_id in runs[:5]:
+            assert flooder.wait(run_id, within_s=120)["reason"] == "answered"
+            log = cloud.log("flooding", run_id)
+            assert [event["outcome"] for event in log if event["type"] == "tool.completed"] == ["ok"] * CALLS_A_RUN
+        for run_id in runs[5:]:
+            assert flooder.wait(run_id)["reason"] in {"answered", "cancelled"}
 
 
 def queue_time_s(cloud: RunningCloud, tenant: str, run_id: str) -> float:
-    pages = (
-        cloud.aws("dynamodb")
-        .get_paginator("query")
-        .paginate(
-            TableName=cloud.output("RunsTable"),
-            KeyConditionExpression="pk = :pk AND begins_with(sk, :e)",
-            ExpressionAttributeValues={":pk": {"S": f"T#{tenant}#R#{run_id}"}, ":e": {"S": "E#"}},
-        )
-    )
-    at = {item["type"]["S"]: item["at"]["S"] for page in pages for item in page["Items"]}
-    began, ended = (datetime.fromisoformat(at[kind]) for kind in ("tool.queued", "tool.completed"))
-    return (ended - began).total_seconds()
-
-
-def test_the_second_run_of_a_session_waits_for_the_first_and_remembers_it(cloud: RunningCloud, acme: Api) -> None:
-    mark = marker()
-    session = f"s-{mark.strip('[]')}"
-    cloud.tell_model(f"first {mark}", {"calls": [EXPORT], "text": ""}, {"text": "The first answer."})
-    first = acme.ask(f"first {mark}", session_id=session)
-    second = acme.ask("Where is order 1001?", session_id=session)
-    assert acme.wait(second)["reason"] == "answered"
-    assert acme.record(first)["status"] == "completed"
-    statuses = [e.event["value"] for e in acme.follow(second) if e.event.get("name") == "keepgate.status"]
-    if any(status["status"] == "waiting" for status in statuses):  # it may also have come late enough
-        assert [s.get("waiting_for") for s in statuses if s["status"] == "waiting"] != []
-    log = cloud.aws("dynamodb").query(
-        TableName=cloud.output("RunsTable"),
-        KeyConditionExpression="pk = :pk AND begins_with(sk, :e)",
-        ExpressionAttributeValues={":pk": {"S": f"T#acme#R#{second}"}, ":e": {"S": "E#"}},
-    )["Items"]
-    [loaded] = [json.loads(item["payload"]["S"]) for item in log if item["type"]["S"] == "session.loaded"]
-    assert [message["text"] for message in loaded["messages"]] == [f"first {mark}", "The first answer."]
+    at = {event["type"]: datetime.fromisoformat(event["at"]) for event in cloud.events(tenant, run_id)}
+    return (at["tool.completed"] - at["tool.queued"]).total_seconds()

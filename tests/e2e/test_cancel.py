@@ -6,9 +6,9 @@ from tests.e2e.running_cloud import Api, RunningCloud, marker
 
 
 def start_story(cloud: RunningCloud, api: Api, **body: str) -> str:
-    """Start a run whose model speaks for a minute, and return its id once it speaks."""
+    """Start a run whose model speaks for half a minute, and return its id once it speaks."""
     mark = marker()
-    cloud.tell_model(mark, {"text": "word " * 300, "pace_s": 0.2, "calls": []}, repeat=True)
+    cloud.tell_model(mark, {"text": "word " * 600, "pace_s": 0.05, "calls": []}, repeat=True)
     run_id = api.ask(f"Tell me a long story {mark}", **body)
     seen = (streamed.event for page in api.pages(run_id) for streamed in page)
     assert any(event["type"] == "TEXT_MESSAGE_CONTENT" for event in seen)
@@ -38,7 +38,9 @@ def test_a_model_that_says_nothing_for_long_is_interrupted_too(cloud: RunningClo
 
 def test_cancelling_twice_is_harmless_and_after_the_end_it_is_409(cloud: RunningCloud, acme: Api) -> None:
     run_id = start_story(cloud, acme)
-    assert [acme.http.post(f"/runs/{run_id}/cancel").status_code for _ in range(2)] == [202, 202]
+    first, second = (acme.http.post(f"/runs/{run_id}/cancel").status_code for _ in range(2))
+    assert first == 202
+    assert second in {202, 409}  # it may be over by then
     acme.wait(run_id)
     answer = acme.http.post(f"/runs/{run_id}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "run_over")

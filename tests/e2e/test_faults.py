@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local.processes import ROOT
 from tests.e2e.running_cloud import Api, RunningCloud, marker
 
 EXPORT = "Export our orders as CSV"
@@ -40,22 +39,10 @@ def types(log: list[dict[str, Any]]) -> list[str]:
     return [payload["type"] for payload in log]
 
 
-@contextmanager
-def stuck_tools(cloud: RunningCloud, folder: Path, *, patience_s: float) -> Iterator[None]:
+def stuck_tools(cloud: RunningCloud, folder: Path, *, patience_s: float) -> AbstractContextManager[None]:
     """Put the door with tools that hang in the place of run_tool's."""
-    functions, name = cloud.aws("lambda"), cloud.output("ToolFunction")
-    before = functions.get_function_configuration(FunctionName=name)
-    variables = before["Environment"]["Variables"]
-    ours = {"PYTHONPATH": str(ROOT), "KEEPGATE_STUCK": str(folder), "KEEPGATE_STUCK_PATIENCE_S": str(patience_s)}
-    functions.update_function_configuration(
-        FunctionName=name, Handler="tests.e2e.stuck_tools.handler", Environment={"Variables": variables | ours}
-    )
-    try:
-        yield
-    finally:
-        functions.update_function_configuration(
-            FunctionName=name, Handler=before["Handler"], Environment={"Variables": variables}
-        )
+    variables = {"KEEPGATE_STUCK": str(folder), "KEEPGATE_STUCK_PATIENCE_S": str(patience_s)}
+    return cloud.door("ToolFunction", "tests.e2e.stuck_tools.handler", **variables)
 
 
 def test_a_tool_that_outlives_its_timeout_takes_its_process_along_and_runs_again_in_another(
@@ -90,18 +77,6 @@ def test_the_death_of_a_working_agent_is_heard_at_once_and_the_run_goes_on(cloud
     assert (lost["error"], lost["assumed"]) == ("holder_lost", True)
 
 
-@contextmanager
-def quick_redelivery(cloud: RunningCloud) -> Iterator[None]:
-    """Let jobs come back after two seconds, and leave no dead letters to the next test."""
-    sqs, url = cloud.aws("sqs"), cloud.output("ToolQueueUrl")
-    before = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])["Attributes"]
-    sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "2"})
-    try:
-        yield
-    finally:
-        sqs.set_queue_attributes(QueueUrl=url, Attributes=before)
-
-
 def dead_letters(cloud: RunningCloud) -> list[dict[str, Any]]:
     """Take what lies among the dead letters."""
     sqs, url = cloud.aws("sqs"), cloud.output("ToolDeadLetterQueueUrl")
@@ -116,7 +91,7 @@ def test_a_job_whose_worker_dies_ends_as_a_dead_letter_and_its_run_is_told(
 ) -> None:
     dead_letters(cloud)
     (tmp_path / "export_orders.1").touch()
-    with quick_redelivery(cloud), stuck_tools(cloud, tmp_path, patience_s=300):
+    with cloud.redelivering_after(2), stuck_tools(cloud, tmp_path, patience_s=300):
         run_id = acme.ask(EXPORT)
         # What the tool had told is in the log already: it is relayed while the tool works.
         until(lambda: "tool.progress" in types(cloud.log("acme", run_id)))

@@ -38,6 +38,22 @@ def test_an_export_waits_in_the_queue_and_leaves_a_file_with_the_tenants_orders(
     assert [row["customer_name"] for row in rows] == [order["customer_name"] for order in orders]
 
 
+def test_a_run_with_twenty_queued_calls_one_after_another_ends(cloud: RunningCloud, acme: Api) -> None:
+    """Agent, queue, worker, agent: sixty hops, of which Lambda's guard against loops would allow sixteen."""
+    mark = marker()
+    call = {"tool": "export_orders", "input_json": "{}"}
+    cloud.tell_model(mark, *[{"calls": [call], "text": ""}] * 20, {"calls": [], "text": "Exported, twenty times."})
+    with cloud.release(caps={"max_turns": 21, "max_tool_calls": 20}):
+        run_id = acme.ask(f"Export our orders again and again {mark}")
+        result = acme.wait(run_id, within_s=180)
+    assert (result["reason"], result["answer"]) == ("answered", "Exported, twenty times.")
+    log = cloud.log("acme", run_id)
+    done = [event["outcome"] for event in log if event["type"] == "tool.completed"]
+    assert done == ["ok"] * 20
+    assert sum(event["type"] == "run.waiting" for event in log) == 20
+    assert len({event["call_id"] for event in log if event["type"] == "tool.started"}) == 20
+
+
 def test_a_job_that_is_delivered_again_changes_nothing(cloud: RunningCloud, acme: Api) -> None:
     run_id = acme.ask("Export our orders as CSV")
     acme.wait(run_id)

@@ -30,7 +30,7 @@ def queued(cloud: RunningCloud, api: Api) -> str:
 
 def repeated(cloud: RunningCloud, api: Api) -> str:
     mark = marker()
-    cloud.tell_model(mark, {}, {"break_after": 8, "pace_s": 0.1, "break_with": "modelStreamErrorException"})
+    cloud.tell_model(mark, {}, {"break_after": 45, "pace_s": 0.03, "break_with": "modelStreamErrorException"})
     return api.ask(f"Where is order 1001? {mark}")
 
 
@@ -48,7 +48,7 @@ def failed(cloud: RunningCloud, api: Api) -> str:
 
 def cancelled(cloud: RunningCloud, api: Api) -> str:
     mark = marker()
-    cloud.tell_model(mark, {"text": "word " * 300, "pace_s": 0.2, "calls": []}, repeat=True)
+    cloud.tell_model(mark, {"text": "word " * 600, "pace_s": 0.05, "calls": []}, repeat=True)
     run_id = api.ask(f"Tell me a long story {mark}")
     seen = (event for page in api.pages(run_id) for event in page)
     next(event for event in seen if event.event["type"] == "TEXT_MESSAGE_CONTENT")
@@ -126,7 +126,7 @@ def test_a_reader_who_is_cut_off_again_and_again_reads_the_same_text_once(
 
 def test_text_is_streamed_while_the_model_still_speaks(cloud: RunningCloud, acme: Api) -> None:
     mark = marker()
-    cloud.tell_model(mark, {"text": "word " * 30, "pace_s": 0.1, "calls": []})
+    cloud.tell_model(mark, {"text": "word " * 80, "pace_s": 0.05, "calls": []})
     begun = time.monotonic()
     run_id = acme.ask(f"Tell me a story {mark}")
     arrived: list[tuple[float, Any]] = []

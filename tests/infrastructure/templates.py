@@ -64,9 +64,12 @@ class Deployment:
 
     def functions(self) -> dict[str, dict[str, Any]]:
         """Return the functions by door."""
-        prefix = f"keepgate-{self.stage.name}-"
-        found = {f["FunctionName"]: f for f in self.of_type("AWS::Lambda::Function")}
-        return {name.removeprefix(prefix).replace("-", "_"): f for name, f in found.items()}
+        return {self.door_of(f["FunctionName"]): f for f in self.of_type("AWS::Lambda::Function")}
+
+    def door_of(self, function: str) -> str:
+        """Return the door that a function's name stands for."""
+        name = function.removeprefix(f"keepgate-{self.stage.name}-").removesuffix("-by-tenant")
+        return name.replace("-", "_")
 
     def statements(self) -> Iterator[Statement]:
         """Yield what every role of every stack is allowed."""

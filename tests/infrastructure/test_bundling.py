@@ -25,21 +25,25 @@ def _top(folder: Path) -> set[str]:
 
 
 def test_the_bundles_have_the_source_and_the_packages_that_functions_import(bundles: bundling.Bundles) -> None:
-    for folder in (bundles.doors, bundles.agent):
+    for folder in (bundles.doors, bundles.tools, bundles.agent):
         assert {*bundling.SOURCES, "boto3", "pydantic", "aws_lambda_powertools", "opentelemetry"} <= _top(folder)
         assert (folder / "support_desk" / "contracts.lock.json").is_file()
+        assert (folder / "support_desk" / "mcp.lock.json").is_file()
         assert _top(folder).isdisjoint({"aws_cdk", "pytest", "ministack", "stacks", "local", "tests", "bin"})
 
 
-def test_only_the_function_that_decides_carries_the_policy_engine(bundles: bundling.Bundles) -> None:
-    assert "cedarpy" in _top(bundles.agent)
-    assert _top(bundles.agent) - _top(bundles.doors) == {
-        name for name in _top(bundles.agent) if name.startswith("cedarpy")
+def test_only_who_needs_them_carries_the_policy_engine_and_the_client_of_servers_outside(
+    bundles: bundling.Bundles,
+) -> None:
+    found = {
+        package: [name for name in ("agent", "tools", "doors") if package in _top(getattr(bundles, name))]
+        for package in ("cedarpy", "mcp", "httpx2", "jsonschema")
     }
+    assert found == {"cedarpy": ["agent"], "mcp": ["tools"], "httpx2": ["tools"], "jsonschema": ["agent", "tools"]}
 
 
 def test_every_binary_is_for_the_processor_and_the_python_of_the_functions(bundles: bundling.Bundles) -> None:
-    binaries = list(bundles.agent.rglob("*.so"))
+    binaries = [*bundles.agent.rglob("*.so"), *bundles.tools.rglob("*.so")]
     assert len(binaries) >= 2
     for binary in binaries:
         assert int.from_bytes(binary.read_bytes()[18:20], "little") == AARCH64, binary.name
@@ -111,5 +115,5 @@ def test_the_app_synthesizes_a_stage_as_the_cdk_command_asks_for_it(bundles: bun
     edge = (tmp_path / "Keepgate-dev-Edge.template.json").read_text(encoding="utf-8")
     assert '"ThrottlingRateLimit": 3' in edge
     staged = [path for path in tmp_path.glob("asset.*") if (path / "lambdas").is_dir()]
-    assert sorted((path / "cedarpy").exists() for path in staged) == [False, True]
+    assert sorted((path / "cedarpy").exists() for path in staged) == [False, False, True]
     assert {_top(path) == _top(bundles.doors) for path in staged} == {True, False}

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from agent import audit
+from agent.controls import Board
+from agent.limits import LimitScope
 from stacks.contracts import read_rights
 from tests.infrastructure.templates import Deployment, Statement, as_list, flat
 
@@ -31,10 +34,13 @@ TABLES = {
     ("run_tool", "Progress"): {"PutItem"},
     ("work_tool_queue", "Progress"): {"Query"},
     ("run_tool", "Runs"): {"GetItem", "Query"},
+    ("run_tool", "Control"): {"GetItem", "PutItem"},
     ("work_tool_queue", "Runs"): {"GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("sweep_runs", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"},
     ("sweep_runs", "Ledger"): {"Query", "PutItem", "UpdateItem"},
-    **{(door, "Control"): {"BatchGetItem"} for door in ("shim", "sweep_runs")},
+    ("sweep_runs", "Control"): {"BatchGetItem"},
+    ("shim", "Ledger"): {"BatchGetItem"},
+    **{(door, "Control"): {"BatchGetItem", "PutItem", "Query"} for door in ("shim", "administer")},
     ("tenant_data", "TenantData"): {a.removeprefix("dynamodb:") for a in read_rights("support_desk").data_actions},
 }
 """What each role may do with which table, and no other role with any."""
@@ -72,15 +78,58 @@ def test_each_role_uses_exactly_the_tables_and_actions_of_its_door(statements: l
     assert found == TABLES
 
 
-def test_nothing_of_the_control_table_is_changed_but_breakers(statements: list[Statement]) -> None:
+def test_who_changes_or_lists_what_in_the_control_table_is_pinned_by_its_keys(statements: list[Statement]) -> None:
+    """The rooms that run agents change breakers; each kind of operators what is theirs, and neither the other's."""
     control = [s for s in statements if any("Control" in resource for resource in s.resources)]
-    changing = [s for s in control if s.actions != {"dynamodb:BatchGetItem"}]
-    assert {s.door for s in changing} == {"run_agent", "work_tool_queue"}
-    for statement in changing:
-        assert statement.conditions == {
-            "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["BREAKER#*"]},
-            "Null": {"dynamodb:LeadingKeys": "false"},
-        }
+    found = {
+        (s.door, frozenset(a.removeprefix("dynamodb:") for a in s.actions)): s.conditions
+        for s in control
+        if s.actions != {"dynamodb:BatchGetItem"}
+    }
+    breakers, put, query = frozenset({"GetItem", "UpdateItem"}), frozenset({"PutItem"}), frozenset({"Query"})
+    assert found == {
+        ("run_agent", breakers): pinned("BREAKER#*"),
+        ("work_tool_queue", breakers): pinned("BREAKER#*"),
+        ("run_tool", frozenset({"GetItem", "PutItem"})): pinned("STOPPED#*"),
+        ("shim", put): pinned("SWITCH#BY#*", "OWN_LIMIT#*", "AUDIT#T#*"),
+        ("shim", query): pinned("AUDIT#T#*"),
+        ("administer", put): pinned("SWITCH#PLATFORM", "SWITCH#ON#*", "LIMIT", "LIMIT#*", "AUDIT#*"),
+        ("administer", query): pinned("AUDIT#*"),
+    }
+
+
+def test_the_keys_that_are_pinned_are_those_the_code_writes() -> None:
+    own, platform = ["SWITCH#BY#", "OWN_LIMIT#", "AUDIT#T#"], ["SWITCH#PLATFORM", "SWITCH#ON#", "LIMIT", "AUDIT#"]
+    for key in (Board("acme", by_tenant=True).key, LimitScope("acme", "ann", by_tenant=True).key, audit.key("acme")):
+        assert key.startswith(tuple(own)), key
+    for key in (Board().key, Board("acme").key, LimitScope().key, LimitScope("acme").key, audit.key("")):
+        assert key.startswith(tuple(platform)), key
+        assert not key.startswith(tuple(own)), key
+
+
+def test_people_see_accounts_of_users_and_tenants_and_not_the_platforms(statements: list[Statement]) -> None:
+    [looking] = [s for s in statements if s.door == "shim" and any("Ledger" in resource for resource in s.resources)]
+    assert looking.conditions == pinned("B#user#*", "B#tenant#*")
+
+
+def pinned(*keys: str) -> dict[str, Any]:
+    return {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(keys)},
+        "Null": {"dynamodb:LeadingKeys": "false"},
+    }
+
+
+def test_nobody_may_operate_the_platform_until_given_the_policy_and_no_room_ever(deployment: Deployment) -> None:
+    [policy] = deployment.of_type("AWS::IAM::ManagedPolicy")
+    assert not {"Users", "Roles", "Groups"} & set(policy)
+    [statement] = policy["PolicyDocument"]["Statement"]
+    assert statement["Action"] == "lambda:InvokeFunction"
+    locks = [json.dumps(lock) for lock in deployment.of_type("AWS::Lambda::ResourcePolicy")]
+    if deployment.stage.emulated:
+        return
+    [lock] = [lock for lock in locks if "NoRoomOperatesThePlatform" in lock]
+    for door in deployment.functions():
+        assert door == "administer" or deployment.stage.resource_name(door) in lock, door
 
 
 def test_indexes_are_only_queried_and_only_by_the_doors_that_list_runs(statements: list[Statement]) -> None:
@@ -114,11 +163,15 @@ def test_functions_invoke_only_the_functions_next_door(deployment: Deployment, s
 def _invoked(arn: str, deployment: Deployment) -> str:
     if arn.startswith("<AWS::Lambda::Function"):  # the one function that is named by reference
         return "sweep_runs"
-    return arn.rpartition(f":function:keepgate-{deployment.stage.name}-")[2].replace("-", "_")
+    return deployment.door_of(arn.rpartition(":function:")[2])
 
 
 def test_only_the_models_room_reaches_a_model_and_only_the_pinned_ones(statements: list[Statement]) -> None:
-    bedrock = [s for s in statements if any(a.startswith("bedrock:") for a in s.actions)]
+    all_of_bedrock = [s for s in statements if any(a.startswith("bedrock:") for a in s.actions)]
+    guardrails = [s for s in all_of_bedrock if s.actions == {"bedrock:ApplyGuardrail"}]
+    assert {s.door for s in guardrails} <= {"run_agent"}
+    assert {r for s in guardrails for r in s.resources} <= {"<AWS::Bedrock::Guardrail.GuardrailArn>"}
+    bedrock = [s for s in all_of_bedrock if s not in guardrails]
     assert {s.door for s in bedrock} == {"run_agent"}
     assert {action for s in bedrock for action in s.actions} == {"bedrock:InvokeModelWithResponseStream"}
     found: dict[str, set[str]] = {}
@@ -168,6 +221,17 @@ def test_tenant_data_is_pinned_to_the_sessions_tag_and_a_request_without_a_key_i
     assert not any(word in a for a in data.actions for word in ("Scan", "PartiQL", "Export", "Batch", "Delete"))
 
 
+def test_secrets_are_read_by_tenants_sessions_alone_each_tenants_by_its_own_and_only_those_of_contracts(
+    deployment: Deployment, statements: list[Statement]
+) -> None:
+    reading = [s for s in statements if any(a.startswith("secretsmanager:") for a in s.actions)]
+    assert {s.door for s in reading} == {"tenant_data"}
+    assert {action for s in reading for action in s.actions} == {"secretsmanager:GetSecretValue"}
+    found = {resource.partition(":secret:")[2] for s in reading for resource in s.resources}
+    place = f"keepgate/{deployment.stage.name}/T/${{aws:PrincipalTag/tenant_id}}"
+    assert found == {f"{place}/parcels-key-??????"}
+
+
 def test_only_tenants_sessions_reach_the_bucket(statements: list[Statement]) -> None:
     files = [s for s in statements if any("Files" in resource for resource in s.resources)]
     assert {s.door for s in files} == {"tenant_data"}
@@ -178,7 +242,7 @@ def test_the_key_is_used_only_through_the_services_that_encrypt_with_it(statemen
     for statement in statements:
         if any(action.startswith("kms:") for action in statement.actions):
             service = flat(statement.conditions["StringEquals"]["kms:ViaService"])
-            assert service.partition(".")[0] in {"dynamodb", "s3"}
+            assert service.partition(".")[0] in {"dynamodb", "s3", "secretsmanager"}
 
 
 def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(prod: Deployment) -> None:
@@ -190,10 +254,10 @@ def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(pro
         assert deny["Resource"] == policy["ResourceArn"]
         locked = template.document["Resources"][deny["Resource"]["Fn::GetAtt"][0]]["Properties"]["FunctionName"]
         [(test, condition)] = deny["Condition"].items()
+        if prod.door_of(locked) == "administer":
+            continue
         assert test == "ArnNotEquals"
-        found[locked.removeprefix("keepgate-prod-").replace("-", "_")] = {
-            _role(arn) for arn in as_list(condition["aws:PrincipalArn"])
-        }
+        found[prod.door_of(locked)] = {_role(arn) for arn in as_list(condition["aws:PrincipalArn"])}
     callers = {door: {caller for caller in INVOKES if door in INVOKES[caller]} for door in ("run_agent", "run_tool")}
     assert found == callers
 
@@ -230,4 +294,4 @@ def test_roles_are_assumed_by_lambda_alone_beside_the_data_and_the_log_role(depl
         if "Service" in statement["Principal"]
     ]
     assert sorted(set(services)) == ['{"Service": "apigateway.amazonaws.com"}', '{"Service": "lambda.amazonaws.com"}']
-    assert len(services) == 8
+    assert len(services) == 9

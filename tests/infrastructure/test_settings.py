@@ -1,6 +1,6 @@
 """The environment that the stacks write is the one that the functions read."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ SETTINGS: dict[str, type[settings.Settings]] = {
     "run_tool": settings.RunToolSettings,
     "work_tool_queue": settings.WorkToolQueueSettings,
     "sweep_runs": settings.SweepRunsSettings,
+    "administer": settings.AdministerSettings,
 }
 
 
@@ -35,7 +36,7 @@ def test_each_function_can_read_its_settings_and_is_told_nothing_else(deployment
 
 
 def test_the_limits_that_functions_read_are_the_stages(deployment: Deployment) -> None:
-    for door in ("shim", "run_agent", "work_tool_queue", "sweep_runs"):
+    for door in ("shim", "run_agent", "work_tool_queue", "sweep_runs", "administer"):
         read = SETTINGS[door].from_environment(_environment(deployment.functions()[door]))
         for limit in (
             "user_day_limit_micros",
@@ -48,8 +49,26 @@ def test_the_limits_that_functions_read_are_the_stages(deployment: Deployment) -
             assert getattr(read, limit) == getattr(deployment.stage, limit)
 
 
+def test_tool_calls_of_tenants_are_kept_apart_where_the_stage_says_so_and_their_callers_know(
+    deployment: Deployment,
+) -> None:
+    functions, isolates = deployment.functions(), deployment.stage.isolates_tenants
+    for door, function in functions.items():
+        apart = door == "run_tool" and isolates
+        assert function.get("TenancyConfig") == ({"TenantIsolationMode": "PER_TENANT"} if apart else None)
+    for door in ("run_agent", "work_tool_queue"):
+        read = SETTINGS[door].from_environment(_environment(functions[door]))
+        assert (read.tool_function, read.isolates_tenants) == (functions["run_tool"]["FunctionName"], isolates)
+
+
+def test_what_keeps_tenants_apart_is_a_function_of_another_name_because_it_cannot_be_changed() -> None:
+    apart, together = replace(DEV, isolates_tenants=True), replace(DEV, isolates_tenants=False)
+    assert apart.function_name("run_tool") != together.function_name("run_tool")
+    assert apart.function_name("shim") == together.function_name("shim")
+
+
 def test_a_tenant_has_no_more_jobs_in_the_queue_than_run_at_a_time(deployment: Deployment) -> None:
-    assert deployment.stage.tenant_jobs_limit <= deployment.stage.queue_concurrency
+    assert deployment.stage.tenant_jobs_limit * 2 <= deployment.stage.queue_concurrency
 
 
 def test_a_field_of_a_stage_can_be_given_for_one_deployment() -> None:

@@ -2,13 +2,19 @@
 
 import json
 import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from cfnlint import api as cfn_lint
 
-from stacks.config import STAGES
+import app
+from agent import contract_lock
+from agent.errors import ConfigurationInvalid
+from stacks.config import STAGES, DeniedTopic
 from stacks.contracts import read_rights
-from tests.infrastructure.templates import Deployment
+from tests.infrastructure.templates import Deployment, synthesize
 
 CFN_LINT_ACCEPTED = {
     "W3005": "CDK makes a function depend on its role although it refers to it; that is redundant and harmless",
@@ -34,6 +40,15 @@ def test_cfn_lint_finds_nothing_that_is_not_accepted(deployment: Deployment) -> 
         for match in cfn_lint.lint(json.dumps(template.document), regions=["us-east-1", "eu-central-1"])
     }
     assert {finding for finding in found if finding[1] not in CFN_LINT_ACCEPTED} == set()
+
+
+def test_a_synth_refuses_tools_that_are_not_the_reviewed_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(contract_lock, "read", lambda _: {})
+    monkeypatch.setattr(sys, "argv", ["app.py", "--stage", "local"])
+    monkeypatch.setenv("CDK_OUTDIR", str(tmp_path))
+    with pytest.raises(ConfigurationInvalid, match="not as reviewed"):
+        app.main()
+    assert list(tmp_path.glob("*.template.json")) == []
 
 
 def test_the_stacks_are_the_four_that_operators_know(deployment: Deployment) -> None:
@@ -123,7 +138,7 @@ def test_every_function_has_a_role_and_a_log_group_of_its_own(deployment: Deploy
     functions = deployment.functions()
     assert set(functions) == {
         *("shim", "stream_events", "add_claims"),
-        *("run_agent", "run_tool", "work_tool_queue", "sweep_runs"),
+        *("run_agent", "run_tool", "work_tool_queue", "sweep_runs", "administer"),
     }
     assert len({json.dumps(f["Role"]) for f in functions.values()}) == len(functions)
     assert len({json.dumps(f["LoggingConfig"]["LogGroup"]) for f in functions.values()}) == len(functions)
@@ -197,7 +212,7 @@ def test_the_outputs_are_those_that_the_local_cloud_and_operators_read(deploymen
     assert outputs["State"] - exported == {"RunsTable", "LedgerTable", "ControlTable", "TenantTable", "FilesBucket"}
     assert outputs["Agent"] == {
         *("AgentFunction", "ToolFunction", "ToolQueueUrl", "ToolDeadLetterQueueUrl"),
-        *("AgentRoleArn", "ToolRoleArn", "DataRoleArn"),
+        *("AgentRoleArn", "ToolRoleArn", "DataRoleArn", "OperatorPolicyArn"),
     }
     assert outputs["Edge"] == {"ApiUrl", "UserPoolId", "UserPoolClientId", "ShimFunction"}
 
@@ -206,3 +221,53 @@ def test_a_template_of_aws_names_no_account(deployments: dict[str, Deployment]) 
     for name in ("dev", "prod"):
         for template in deployments[name].parts.values():
             assert not re.search(r"\b\d{12}\b", json.dumps(template.document))
+
+
+def test_every_log_group_masks_personal_data_and_secrets(deployment: Deployment) -> None:
+    groups = deployment.of_type("AWS::Logs::LogGroup")
+    assert len(groups) >= len(deployment.functions())
+    for group in groups:
+        policy = group["DataProtectionPolicy"]
+        audit, masked = policy["Statement"]
+        assert audit["DataIdentifier"] == masked["DataIdentifier"]
+        assert masked["Operation"] == {"Deidentify": {"MaskConfig": {}}}
+        named = json.dumps(masked["DataIdentifier"])
+        for kind in ("EmailAddress", "CreditCardNumber", "AwsSecretKey", "OpenSshPrivateKey", "PhoneNumber-DE", "Jwt"):
+            assert kind in named
+    unmasking = [s for s in deployment.statements() if "logs:Unmask" in s.actions]
+    assert unmasking == []
+
+
+def test_model_calls_pass_a_guardrail_where_the_stage_has_one(deployment: Deployment) -> None:
+    guardrails = deployment.of_type("AWS::Bedrock::Guardrail")
+    assert len(guardrails) == bool(deployment.stage.guardrail_strength)
+    environment = deployment.functions()["run_agent"]["Environment"]["Variables"]
+    assert (
+        bool(environment["KEEPGATE_GUARDRAIL_ID"])
+        == bool(guardrails)
+        == bool(environment["KEEPGATE_GUARDRAIL_VERSION"])
+    )
+    for guardrail in guardrails:
+        filters = {f["Type"]: f for f in guardrail["ContentPolicyConfig"]["FiltersConfig"]}
+        assert {f["InputStrength"] for f in filters.values()} == {deployment.stage.guardrail_strength}
+        assert filters["PROMPT_ATTACK"]["OutputStrength"] == "NONE"
+        secrets = guardrail["SensitiveInformationPolicyConfig"]["PiiEntitiesConfig"]
+        assert {entity["Action"] for entity in secrets} == {"BLOCK"}
+        [version] = deployment.of_type("AWS::Bedrock::GuardrailVersion")
+        assert version["GuardrailIdentifier"]
+
+
+def test_a_stages_denied_topics_are_its_guardrails_and_a_change_is_a_new_version(tmp_path: Path) -> None:
+    topic = DeniedTopic(name="Legal advice", definition="Anything about courts or lawyers.", examples=("May I sue?",))
+    stage = STAGES["dev"].overridden({"denied_topics": [asdict(topic)], "guardrail_strength": "HIGH"})
+    template = synthesize(stage, tmp_path / "a")["Agent"]
+    [denied] = template.only("AWS::Bedrock::Guardrail")["TopicPolicyConfig"]["TopicsConfig"]
+    assert (denied["Name"], denied["Type"], denied["Examples"]) == ("Legal advice", "DENY", ["May I sue?"])
+    before = synthesize(STAGES["dev"], tmp_path / "b")["Agent"]
+    [new], [old] = (set(t.of_type("AWS::Bedrock::GuardrailVersion")) for t in (template, before))
+    assert new != old
+
+
+def test_a_strength_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigurationInvalid, match="guardrail_strength"):
+        STAGES["dev"].overridden({"guardrail_strength": "SOME"})

@@ -50,7 +50,12 @@ def test_a_wake_that_is_none_is_refused(event):
 
 def sweeper(cloud):
     return Sweeper(
-        log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, dispatcher=cloud.dispatcher(), clock=cloud.clock
+        log=cloud.log,
+        ledger=cloud.ledger,
+        allowances=cloud.allowances,
+        wake=cloud.wake,
+        dispatcher=cloud.dispatcher(),
+        clock=cloud.clock,
     )
 
 

@@ -1,11 +1,14 @@
 """What approvers see and decide over HTTP, and what everybody else is told."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from agent.errors import ToolLost
 from agent.events import WaitingFor
+from agent.ports import ToolReply
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from lambdas import problems, shim
@@ -56,13 +59,18 @@ def test_an_approver_sees_what_will_run_rendered_by_the_platform_and_none_of_the
     header = api.cloud.state(api.run).header
     assert shown == {
         "approval_id": api.asked[0],
+        "kind": "approval",
         "tool": "pay",
         "tool_description": "Pay for an item; must never happen twice.",
         "effect": "destructive",
+        "tainted": False,
+        "idempotency_key": None,
         "arguments": [
             {"name": "item", "title": "Item", "description": None, "value": "lamp", "source": "model"},
             {"name": "count", "title": "Count", "description": None, "value": 1, "source": "model"},
         ],
+        "resource": "Item::lamp",
+        "facts": {},
         "requested_by": ANNA,
         "input": {"text": QUESTION, "source": "user"},
         "agent_version": "sample-1",
@@ -74,9 +82,7 @@ def test_an_approver_sees_what_will_run_rendered_by_the_platform_and_none_of_the
 
 def test_a_tool_that_was_deployed_anew_lends_its_words_to_no_older_call(api: Api) -> None:
     pay = api.cloud.tools["pay"]
-    api.cloud.tools = {
-        "pay": type(pay)(pay.contract.model_copy(update={"description": "Harmless now."}), pay.arguments, pay.run)
-    }
+    api.cloud.tools = {"pay": replace(pay, contract=pay.contract.model_copy(update={"description": "Harmless now."}))}
     [shown] = api("GET", "/approvals").body["approvals"]
     assert shown["tool_description"] is None
     assert [argument["title"] for argument in shown["arguments"]] == ["item", "count"]
@@ -175,3 +181,46 @@ def test_the_requesters_record_says_what_is_waited_for(api: Api) -> None:
     [pending] = record["pending_approvals"]
     assert (pending["approval_id"], pending["tool"]) == (api.asked[0], "pay")
     assert "lamp" not in json.dumps(record)
+
+
+class DoubtfulApi(Api):
+    """The door over a run of Anna's one call of which got lost: nobody knows whether the money went out."""
+
+    def __init__(self) -> None:
+        super().__init__(("wire", {"item": "lamp"}))
+
+        def lose(*_: object, **__: object) -> ToolReply:
+            raise ToolLost("died")
+
+        self.cloud.tool_runner.run = lose  # type: ignore[method-assign]
+        self.run = self.cloud.ask(QUESTION, user_id=ANNA)
+        self.cloud.deliver()
+        self.asked = [asked.approval_id for asked in self.cloud.state(self.run).header.approvals]
+
+    def find(self, decision: str, reason: str = "The bank has it.", **how: Any) -> Answer:
+        return self("POST", f"/approvals/{self.asked[0]}", {"decision": decision, "reason": reason}, **how)
+
+
+def test_an_approver_sees_which_call_has_to_be_looked_into_and_under_which_key() -> None:
+    api = DoubtfulApi()
+    [shown] = api("GET", "/approvals").body["approvals"]
+    assert (shown["approval_id"], shown["kind"], shown["tool"]) == (api.asked[0], "resolution", "wire")
+    assert shown["idempotency_key"] == f"{api.run}/call_1_0"
+    assert shown["arguments"][0]["value"] == "lamp"
+    assert shown["input"] == {"text": QUESTION, "source": "user"}
+    [pending] = api("GET", f"/runs/{api.run}", claims={"sub": ANNA}).body["pending_approvals"]
+    assert (pending["approval_id"], pending["kind"]) == (api.asked[0], "resolution")
+
+
+def test_a_finding_is_recorded_once_with_its_reason_and_the_run_goes_on() -> None:
+    api = DoubtfulApi()
+    refused(api.find("approve"), 400, "invalid_input")
+    assert api.find("happened", reason=" ").body["field"] == "body.reason"
+    refused(api.find("happened", claims={"sub": ANNA, "cognito:groups": "approver"}), 403, "own_run")
+    refused(api.find("happened", claims={**APPROVER, "tenant_id": "globex"}), 404, "not_found")
+    answer = api.find("did_not_happen")
+    assert (answer.status, answer.body) == (200, {"approval_id": api.asked[0], "decision": "did_not_happen"})
+    refused(api.find("happened"), 409, "already_decided")
+    assert api("GET", "/approvals").body["approvals"] == []
+    api.cloud.run_until_idle()
+    assert api.cloud.state(api.run).header.reason == "answered"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from agent.admission import Room1
 from agent.events import Decision, EndReason, Verdict, WaitingFor
+from agent.testing.controls import MemoryControlBook
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.run_log import MemoryRunLog
 from agent.watching import Room1Reader
@@ -37,7 +38,9 @@ class Cloud:
         self.meanwhile: dict[int, Step] = {}
         clock = WrittenRun().clock
         clients = frozenset({CLIENT})
-        self._shim = shim.door(Room1(self.log, Bell(), clock, MemoryLimitBook(), RELEASE), clients)
+        self._shim = shim.door(
+            Room1(self.log, Bell(), clock, MemoryLimitBook(), RELEASE, MemoryControlBook(clock)), clients
+        )
         self._stream = stream_events.door(Room1Reader(self.log, clock, self._wait), clients)
         self._clock = clock
         self.out = io.StringIO()

@@ -84,6 +84,19 @@ def test_a_cancelled_run_gives_its_slots_to_those_behind_it():
     assert sum(cloud.effects.values()) == 4
 
 
+def test_the_slots_of_a_run_whose_jobs_were_dropped_before_it_ended_are_filled_at_its_end():
+    cloud = SampleCloud(EXPORTS, says("Done."), limits=few(tenant_jobs=4))
+    first, second = cloud.ask(QUESTION), cloud.ask(QUESTION)
+    for _ in range(2):
+        cloud.invoke(*cloud.wake.runs.popleft())
+    cloud.cancel(first)
+    while cloud.queue.jobs:  # the workers come to its jobs before it comes to its end
+        cloud.work(cloud.queue.jobs.popleft())
+    cloud.deliver()
+    assert cloud.state(first).ended.reason == "cancelled"
+    assert cloud.state(second).ended.reason == "answered"
+
+
 def test_a_line_whose_movers_died_is_moved_by_the_sweeper():
     cloud = SampleCloud(EXPORTS, says("Done."), limits=few(tenant_jobs=0))
     run = cloud.ask(QUESTION)

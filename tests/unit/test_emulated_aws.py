@@ -1,7 +1,9 @@
-"""What the emulator lacks: which partition keys a request to DynamoDB names, and processes that die alone."""
+"""What the emulator lacks: which keys a request to DynamoDB names, processes that die alone, events that wait."""
 
+import contextvars
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from ministack.core import lambda_runtime
 from ministack.services import lambda_svc
 
-from local.emulated_aws import leading_keys, spare_the_living
+from local.emulated_aws import EVENTS_AT_ONCE, leading_keys, line_events_up, spare_the_living
 
 KEY = {"pk": {"S": "T#acme"}, "sk": {"S": "order#1"}}
 OTHER = {"pk": {"S": "T#globex"}, "sk": {"S": "order#1"}}
@@ -62,3 +64,37 @@ def test_when_one_process_of_a_function_dies_the_others_work_on(monkeypatch: pyt
         assert lambda_runtime._workers["agent"] == workers[1:]
         assert alive.poll() is None
         alive.kill()
+
+
+def test_asynchronous_events_wait_for_one_of_their_functions_places_and_calls_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on, running = threading.Semaphore(0), threading.Event(), list[str]()
+
+    def execute(func: Any, event: str) -> None:
+        running.append(event)
+        begun.release()
+        go_on.wait()
+
+    def invoke_async(func: Any, event: str) -> None:
+        context = contextvars.copy_context()  # as the emulator does
+        threads.append(threading.Thread(target=context.run, args=(lambda_svc._execute_function, func, event)))
+        threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(lambda_svc, "_execute_function", execute)
+    monkeypatch.setattr(lambda_svc, "invoke_async_with_retry", invoke_async)
+    line_events_up()
+    for _ in range(EVENTS_AT_ONCE + 3):
+        lambda_svc.invoke_async_with_retry({"FunctionName": "agent"}, "event")
+    lambda_svc.invoke_async_with_retry({"FunctionName": "other"}, "other's event")
+    called = threading.Thread(target=lambda_svc._execute_function, args=({"FunctionName": "agent"}, "call"))
+    called.start()
+    for _ in range(EVENTS_AT_ONCE + 2):
+        assert begun.acquire(timeout=10)
+    assert not begun.acquire(timeout=0.05)
+    assert sorted(running) == ["call", *["event"] * EVENTS_AT_ONCE, "other's event"]
+    go_on.set()
+    for thread in (*threads, called):
+        thread.join(10)
+    assert running.count("event") == EVENTS_AT_ONCE + 3

@@ -1,12 +1,15 @@
 """When models and tools fail: who is asked again, who instead, and what nobody is asked any more."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from agent.errors import (
+    LogContended,
     ModelNotOffered,
     ModelRequestRejected,
     ModelThrottled,
@@ -15,7 +18,7 @@ from agent.errors import (
     ToolLost,
     ToolUnreached,
 )
-from agent.events import ModelStarted, Reasoning, RunClaimed
+from agent.events import Delta, ModelStarted, Reasoning, RunClaimed
 from agent.model_call import FLUSH_CHARACTERS
 from agent.ports import ModelPart, ModelRequest, ReasoningDone, TextDelta
 from agent.release import ModelChoice
@@ -105,17 +108,44 @@ def test_once_the_user_has_seen_text_no_other_model_takes_over():
     assert [e.data.shown for e in cloud.events(run) if e.type == "model.failed"] == [True, False, False]
 
 
-def test_what_a_dead_holder_may_have_shown_counts_as_shown():
-    cloud = Cloud(says("Never."), first=[DOWN, DOWN])
+def run_of_a_dead_holder(cloud: Cloud, model_id: str, *, shown: bool) -> str:
+    """Bring a run to its end whose first holder died in a model call."""
     run = cloud.ask(QUESTION)
     now = cloud.clock.now()
     claimed = RunClaimed(owner="dead", epoch=1, lease_until=now + timedelta(seconds=300))
-    begun = ModelStarted(turn=1, attempt=1, message_id="msg_1_1", model_id=MODEL, reserved_micros=0)
-    cloud.log.append(cloud.log.header("acme", run), [claimed, begun], at=now)
+    begun = ModelStarted(turn=1, attempt=1, message_id="msg_1_1", model_id=model_id, reserved_micros=0)
+    header = cloud.log.append(cloud.log.header("acme", run), [claimed, begun], at=now)
+    if shown:
+        delta = Delta(seq=header.next_seq - 1, index=0, part=0, offset=0, text="I think")
+        cloud.log.write_delta("acme", run, delta)
     cloud.clock.advance(301)
     cloud.run_until_idle()
+    return run
+
+
+def test_once_a_dead_holder_has_shown_text_no_other_model_takes_over():
+    cloud = Cloud(says("Never."), first=[DOWN, DOWN])
+    run = run_of_a_dead_holder(cloud, MODEL, shown=True)
     assert cloud.models == [MODEL] * 2
     assert cloud.state(run).ended.reason == "model_unavailable"
+
+
+def test_a_dead_holder_that_has_shown_nothing_keeps_no_model_from_taking_over():
+    cloud = Cloud(says("Here I am."), first=[DOWN, DOWN])
+    run = run_of_a_dead_holder(cloud, MODEL, shown=False)
+    assert cloud.models == [MODEL] * 2 + [FALLBACK]
+    assert cloud.state(run).ended.answer == "Here I am."
+
+
+def test_the_second_model_goes_on_where_it_was_the_one_that_showed_text():
+    cloud = Cloud(says("Here I am."), second=[DOWN])
+    run = run_of_a_dead_holder(cloud, FALLBACK, shown=True)
+    assert cloud.models == [FALLBACK]
+    assert cloud.state(run).ended.reason == "model_unavailable"
+    cloud = Cloud(says("Here I am."))
+    run = run_of_a_dead_holder(cloud, FALLBACK, shown=True)
+    assert cloud.models == [FALLBACK]
+    assert cloud.state(run).ended.answer == "Here I am."
 
 
 def test_a_rejected_request_is_not_tried_on_another_model():
@@ -289,6 +319,80 @@ def test_lost_calls_open_a_tools_breaker_and_a_good_one_closes_it(tool: str):
     cloud.run_until_idle()
     [result] = cloud.state(run).turns[0].results.values()
     assert result.outcome == "ok"
+    assert cloud.breakers.open_until == {}
+
+
+# --- probes that nobody hears of --------------------------------------------------------------------------------------
+
+
+def half_open(cloud: SampleCloud, name: str) -> None:
+    open_breaker(cloud, name)
+    cloud.clock.advance(STEADY.open_s)
+
+
+def until_over(cloud: SampleCloud, run: str) -> None:
+    for _ in range(1000):
+        if cloud.state(run).is_over:
+            return
+        threading.Event().wait(0.002)
+
+
+def test_a_model_call_that_was_the_probe_and_is_cancelled_leaves_the_next_run_to_be_it():
+    def cancel() -> None:
+        cloud.cancel(f"run_{1:026d}")
+        until_over(cloud, f"run_{1:026d}")
+
+    cloud = SampleCloud(says("Here I am."), failing={0: [[TextDelta(0, "I am"), cancel]]})
+    half_open(cloud, f"model#{MODEL}")
+    first = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert cloud.state(first).ended.reason == "cancelled"
+    second = cloud.ask(QUESTION)
+    cloud.deliver()
+    assert cloud.state(second).ended.reason == "answered"
+    assert cloud.breakers.open_until == {}
+
+
+def test_a_tool_call_that_was_the_probe_and_is_cancelled_leaves_the_next_run_to_be_it():
+    cloud = SampleCloud(asks(("look", {"item": "a"})), says("Done."))
+    half_open(cloud, "tool#look")
+    run_tool = cloud.tool_runner.run
+
+    def never_ends(tenant_id: str, run_id: str, call_id: str, **_: object) -> None:
+        cloud.cancel(run_id)
+        until_over(cloud, run_id)
+        raise ToolLost("cut off")
+
+    cloud.tool_runner.run = never_ends
+    first = cloud.ask(QUESTION)
+    cloud.deliver()
+    assert cloud.state(first).ended.reason == "cancelled"
+    cloud.tool_runner.run = run_tool
+    second = cloud.ask(QUESTION)
+    cloud.deliver()
+    assert cloud.state(second).turns[0].results["call_1_0"].outcome == "ok"
+    assert cloud.breakers.open_until == {}
+
+
+def test_a_queued_call_that_was_the_probe_and_could_not_be_started_is_the_probe_when_it_comes_again():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."))
+    half_open(cloud, "tool#export")
+    run = cloud.ask(QUESTION)
+    cloud.invoke(*cloud.wake.runs.popleft())
+    append, contended = cloud.log.append, []
+
+    def contend_once(header: Any, payloads: Any, **options: Any) -> Any:
+        if payloads[0].type == "tool.started" and not contended:
+            contended.append(True)
+            raise LogContended("busy")
+        return append(header, payloads, **options)
+
+    cloud.log.append = contend_once
+    job = cloud.queue.jobs.popleft()
+    cloud.work(job)
+    cloud.work(job)
+    assert contended
+    assert cloud.state(run).turns[0].results["call_1_0"].outcome == "ok"
     assert cloud.breakers.open_until == {}
 
 

@@ -111,7 +111,8 @@ def test_a_refused_answer_runs_nothing(stop_reason):
     cloud = SampleCloud(refused)
     run = cloud.ask(QUESTION)
     cloud.run_until_idle()
-    assert cloud.state(run).ended.reason == "model_refused"
+    held_back = stop_reason == "guardrail_intervened"
+    assert cloud.state(run).ended.reason == ("answer_blocked" if held_back else "model_refused")
     assert not cloud.effects
 
 
@@ -131,7 +132,7 @@ def test_reasoning_goes_back_verbatim_to_the_model_that_wrote_it_and_to_no_other
     cloud.run_until_idle()
     said = cloud.script.requests[-1].messages[1]["content"]
     assert said[0] == {"reasoningContent": block}
-    other = messages.conversation(cloud.state(run), "another.model", cloud.tools)
+    other = messages.conversation(cloud.state(run), "another.model")
     assert [list(block) for block in other[1]["content"]] == [["toolUse"]]
 
 
@@ -144,7 +145,7 @@ def test_what_an_untrusted_tool_brings_is_wrapped_so_that_it_cannot_get_out():
         b["toolResult"]["content"][0]["text"] for b in cloud.script.requests[-1].messages[-1]["content"]
     )
     assert json.loads(untrusted) == {"notice": messages.DATA_NOTICE, "data": {"done": f"looked {escape}"}}
-    assert json.loads(trusted) == {"done": "saved b"}
+    assert json.loads(trusted) == {"done": "saved"}
 
 
 def test_the_oldest_results_are_left_out_of_a_conversation_that_grew_too_large(monkeypatch):
@@ -198,5 +199,5 @@ def test_earlier_texts_come_before_the_question():
     state = replace(
         state, history=(SessionMessage(role="user", text="Hi."), SessionMessage(role="assistant", text="Hello."))
     )
-    roles = [(m["role"], m["content"][0]["text"]) for m in messages.conversation(state, "m", {})]
+    roles = [(m["role"], m["content"][0]["text"]) for m in messages.conversation(state, "m")]
     assert roles == [("user", "Hi."), ("assistant", "Hello."), ("user", QUESTION)]

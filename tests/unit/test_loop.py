@@ -69,7 +69,7 @@ class CountedLog:
 
 @pytest.mark.parametrize("turns", [2, 5])
 def test_a_turn_costs_exactly_two_log_transactions(turns):
-    cloud = SampleCloud(*[asks(("look", {"item": "a"}), ("save", {"item": "b"}))] * (turns - 1), says("Done."))
+    cloud = SampleCloud(*[asks(("look", {"item": "a"}), ("look", {"item": "b"}))] * (turns - 1), says("Done."))
     cloud.log = counted = CountedLog(cloud.log)
     cloud.invoke("acme", cloud.ask(QUESTION))
     claim, *of_turns, returned = counted.appends
@@ -223,7 +223,7 @@ def test_results_stand_in_call_order_whatever_the_order_of_completion():
     assert '"error":"unknown_tool"' in texts[1]
     assert "unknown: Extra inputs are not permitted" in texts[2]
     assert '"error":"invalid_arguments"' in texts[3]
-    assert texts[4] == '{"done":"paid c"}'
+    assert texts[4] == '{"done":"paid"}'
     assert [d.code for d in cloud.state(run).turns[0].completed.decisions] == [
         "allowed",
         "unknown_tool",
@@ -256,7 +256,7 @@ def test_a_queued_call_that_does_not_end_in_time_becomes_an_error_the_model_can_
     cloud.queue.send = lambda *ids, **_: None
     cloud.run_until_idle()
     assert (
-        '"error": "expired"' in cloud.script.requests[-1].messages[-1]["content"][0]["toolResult"]["content"][0]["text"]
+        '"error":"expired"' in cloud.script.requests[-1].messages[-1]["content"][0]["toolResult"]["content"][0]["text"]
     )
     assert cloud.state(run).ended.answer == "It did not come."
 

@@ -19,6 +19,11 @@ ROUTES = {
     "/runs/{run_id}/feedback": {"post"},
     "/approvals": {"get"},
     "/approvals/{approval_id}": {"post"},
+    "/usage": {"get"},
+    "/admin/switches": {"get", "post"},
+    "/admin/limits": {"get", "post"},
+    "/admin/usage": {"get"},
+    "/admin/audit": {"get"},
     "/openapi.json": {"get"},
 }
 
@@ -73,6 +78,13 @@ def test_every_refusal_is_documented_as_a_problem(document: dict[str, Any]) -> N
         ("followRun", {"200", "204", "400", "404"}),
         ("cancelRun", {"202", "400", "404", "409", "413", "415"}),
         ("judgeRun", {"201", "400", "404", "409", "413", "415"}),
+        ("getUsage", {"200"}),
+        ("listSwitches", {"200"}),
+        ("setSwitch", {"200", "400", "404", "413", "415"}),
+        ("listLimits", {"200", "400"}),
+        ("setLimit", {"200", "400", "413", "415"}),
+        ("getTenantUsage", {"200", "400"}),
+        ("readAudit", {"200", "400"}),
         ("getOpenApi", {"200"}),
     ],
 )

@@ -11,16 +11,24 @@ from hypothesis import strategies as st
 
 from agent.errors import ConfigurationInvalid
 from agent.identity import Principal, Role
-from agent.policy import CedarPolicy, _entities, _request
+from agent.policy import CedarPolicy, entities, request
 from agent.ports import PolicyDecision, PolicyQuery
 from support_desk.tools import TOOLS
 
 FOLDER = Path("support_desk/policies")
 SCHEMA = """
-entity User { tenant: String, roles: Set<String> };
+entity User { tenant: String, user_id: String, roles: Set<String> };
 entity Order { tenant: String };
 action pay appliesTo {
-  principal: User, resource: Order, context: { approved: Bool, arguments: { amount?: Long, note?: String } }
+  principal: User,
+  resource: Order,
+  context: {
+    approved: Bool,
+    tainted: Bool,
+    force_review: Bool,
+    read_only: Bool,
+    arguments: { amount?: Long, note?: String },
+  }
 };
 """
 PERMIT_ALL = "permit (principal, action, resource);"
@@ -55,10 +63,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "save_draft": {"order_id": "1001", "subject": "Hello", "body": "Dear …"},
     "issue_refund": {"order_id": "1001", "amount_cents": 100, "reason": "late"},
     "export_orders": {"status": "placed", "placed_from": "2026-01-01", "placed_to": "2026-02-01"},
+    "parcels__track_parcel": {"tracking_number": "JD014600007919"},
+}
+FACTS: dict[str, dict[str, Any]] = {
+    "save_draft": {"handler": ""},
+    "issue_refund": {"handler": "", "total_cents": 100_000, "refunded_cents": 0},
 }
 MAY = {
-    Role.USER: {"search_policy", "lookup_order", "list_orders", "save_draft", "export_orders"},
-    Role.APPROVER: {"search_policy", "lookup_order", "list_orders", "save_draft", "export_orders"},
+    Role.USER: {"search_policy", "lookup_order", "list_orders", "save_draft", "export_orders", "parcels__track_parcel"},
+    Role.APPROVER: {
+        "search_policy",
+        "lookup_order",
+        "list_orders",
+        "save_draft",
+        "export_orders",
+        "parcels__track_parcel",
+    },
     Role.OPERATOR: {"search_policy", "lookup_order", "list_orders"},
     None: set(),
 }
@@ -72,7 +92,8 @@ def test_each_role_may_exactly_what_the_table_says(desk: CedarPolicy, role: Role
     for given_arguments in (EXAMPLES[name], {k: v for k, v in EXAMPLES[name].items() if k in _required(name)}):
         arguments = tool.arguments.model_validate(given_arguments)
         roles = [role] if role else []
-        query = PolicyQuery(principal(*roles), name, arguments.model_dump(), tool.resource_of(arguments))
+        resource = tool.resource_of(arguments)
+        query = PolicyQuery(principal(*roles), name, arguments.model_dump(), resource, facts=FACTS.get(name, {}))
         decision = desk.decide(query)
         verdict = "allow" if name in MAY[role] else "ask" if (role, name) in MAY_ONCE_APPROVED else "deny"
         assert decision.verdict == verdict
@@ -97,7 +118,7 @@ def test_a_refund_always_needs_a_person_and_above_the_limit_no_person_helps(
     desk: CedarPolicy, amount_cents: int, verdict: str
 ) -> None:
     arguments = {**EXAMPLES["issue_refund"], "amount_cents": amount_cents}
-    query = PolicyQuery(principal(*Role), "issue_refund", arguments, "Order::1001")
+    query = PolicyQuery(principal(*Role), "issue_refund", arguments, "Order::1001", facts=FACTS["issue_refund"])
     assert desk.decide(query).verdict == verdict
 
 
@@ -111,9 +132,9 @@ def test_what_the_desk_allows_unapproved_it_allows_approved_too(name: str) -> No
     schema = (FOLDER / "schema.cedarschema").read_text()
     policies = (FOLDER / "support_desk.cedar").read_text()
     for roles in (itertools.compress(Role, chosen) for chosen in itertools.product((0, 1), repeat=len(Role))):
-        query = PolicyQuery(principal(*roles), name, EXAMPLES[name], _resource(name))
+        query = PolicyQuery(principal(*roles), name, EXAMPLES[name], _resource(name), facts=FACTS.get(name, {}))
         unapproved, approved = (
-            is_authorized(_request(query, approved=value), policies, _entities(query), schema).allowed
+            is_authorized(request(query, approved=value), policies, entities(query), schema).allowed
             for value in (False, True)
         )
         assert approved or not unapproved

@@ -17,6 +17,7 @@ from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.tools import Arguments, Effect, Tool, ToolContext, by_name, tool
+from tests import sample_agent
 from tests.sample_agent import PRICES, Done, release
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)
@@ -54,7 +55,10 @@ class Queue(DecidedRun):
             self.notes,
             self.room.tools,
             self.clock,
+            self.controls,
+            "sample",
             relay_every_s=0.005,
+            releases=lambda _: sample_agent.release(),
         )
 
     def work(self) -> None:

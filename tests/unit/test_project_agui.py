@@ -263,3 +263,27 @@ BROKEN: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize("kind", ["normal", "capped"])
 def test_the_verifier_does_reject_a_broken_stream(verifier: Verifier, kind: str, how: str) -> None:
     assert verifier.judge(BROKEN[how](wire(read(RUNS[kind]())))).violations != []
+
+
+def test_of_a_call_that_is_looked_into_the_user_learns_what_was_found_and_not_by_whom() -> None:
+    said = wire(read(RUNS["resolutions"]()))
+    told = [e["value"] for e in said if e.get("name") == "keepgate.approval"]
+    assert {value["kind"] for value in told} == {"resolution"}
+    pending, after = told[:5], told[5:]
+    assert {value["status"] for value in pending} == {"pending"}
+    assert [(value["tool_call_id"], value["status"]) for value in after] == [
+        ("call_1_0", "happened"),
+        ("call_1_1", "did_not_happen"),
+        ("call_1_3", "void"),
+        ("call_1_2", "expired"),
+        ("call_1_4", "void"),
+    ]
+    results = [(e["toolCallId"], json.loads(e["content"])["status"]) for e in said if e["type"] == "TOOL_CALL_RESULT"]
+    assert sorted(results) == [
+        ("call_1_0", "ok"),
+        ("call_1_1", "error"),
+        ("call_1_2", "unknown"),
+        ("call_1_3", "ok"),
+        ("call_1_4", "unknown"),
+    ]
+    assert "secret" not in json.dumps(said)

@@ -31,6 +31,7 @@ from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
 from agent.tools import Arguments, Effect, Tool, ToolContext, tool
+from tests import sample_agent
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)
 
@@ -99,6 +100,9 @@ class Queue(DecidedRun):
             self.notes,
             self.room.tools,
             self.clock,
+            self.controls,
+            "sample",
+            releases=lambda _: sample_agent.release(),
         )
 
     def queued(self, **changes: Any) -> "Queue":

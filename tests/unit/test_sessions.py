@@ -64,6 +64,16 @@ def test_the_second_run_of_a_session_waits_for_the_first_and_remembers_it():
     assert waits.count(("session",)) == 1
 
 
+def test_who_was_created_first_goes_first_whichever_id_is_the_greater():
+    cloud = cloud_with_a_slow_first_run()
+    cloud.new_run_id = iter(["run_" + "2" * 26, "run_" + "1" * 26]).__next__
+    first, second = parked(cloud)
+    assert first > second
+    assert cloud.state(second).header.waiting_for == ("session",)
+    cloud.run_until_idle()
+    assert [message.text for message in cloud.state(second).history] == ["one", "One."]
+
+
 def test_waking_a_run_that_waits_for_its_session_writes_nothing():
     cloud = cloud_with_a_slow_first_run()
     _, second = parked(cloud)

@@ -13,6 +13,7 @@ from agent.events import EndReason, Event, FeedbackGiven, RunClaimed, RunCreated
 from agent.release import Caps, ModelChoice, Release
 from agent.runlog import END, RunHeader
 from agent.testing.clock import FakeClock
+from agent.testing.controls import MemoryControlBook
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.run_log import MemoryRunLog
 from lambdas import problems, shim
@@ -48,7 +49,7 @@ class Api:
 
     def __init__(self) -> None:
         self.log, self.bell, self.clock = MemoryRunLog(), Bell(), FakeClock()
-        self.use(Room1(self.log, self.bell, self.clock, MemoryLimitBook(), RELEASE))
+        self.use(Room1(self.log, self.bell, self.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(self.clock)))
 
     def use(self, room: Room1) -> None:
         self._handle = shim.door(room, frozenset({CLIENT}))
@@ -222,7 +223,10 @@ def test_another_media_type_is_refused(api: Api, media_type: str) -> None:
 def test_a_charset_parameter_and_a_base64_body_are_understood(api: Api) -> None:
     event = request("POST", "/runs", {"input": "x"}, headers={"Content-Type": "Application/JSON; charset=utf-8"})
     event |= {"body": base64.b64encode(event["body"].encode()).decode(), "isBase64Encoded": True}
-    handle = shim.door(Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE), frozenset({CLIENT}))
+    handle = shim.door(
+        Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)),
+        frozenset({CLIENT}),
+    )
     assert Answer.read(handle(event, Context())).status == 202
     for broken in ("!!!", base64.b64encode(b"\xff\xfe").decode()):
         refused(Answer.read(handle({**event, "body": broken}, Context())), 400, "invalid_input", "body")
@@ -260,7 +264,10 @@ def test_claims_that_make_no_principal_are_refused_before_anything_is_read(
 def test_a_request_without_verified_claims_is_refused(api: Api, authorizer: object) -> None:
     event = request("GET", "/runs")
     event["requestContext"]["authorizer"] = authorizer
-    handle = shim.door(Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE), frozenset({CLIENT}))
+    handle = shim.door(
+        Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)),
+        frozenset({CLIENT}),
+    )
     answer = Answer.read(handle(event, Context()))
     refused(answer, 401, "not_authenticated")
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
@@ -313,7 +320,7 @@ def test_a_run_that_is_not_ones_own_costs_the_same_calls_as_a_missing_one(api: A
 
     counting = Counting()
     api.log = counting
-    api.use(Room1(counting, api.bell, api.clock, MemoryLimitBook(), RELEASE))
+    api.use(Room1(counting, api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)))
     run_id = api.new_run()
     seen = []
     for asked, claims in ((run_id, BEN_OF_ACME), (run_id, ANNA_OF_GLOBEX), (MISSING, {})):
@@ -419,7 +426,7 @@ class Busy(MemoryRunLog):
 @pytest.mark.parametrize(("races", "status"), [(0, 202), (7, 202), (8, 503)])
 def test_a_cancel_that_loses_races_decides_again_within_a_bound(api: Api, races: int, status: int) -> None:
     api.log = busy = Busy()
-    api.use(Room1(busy, api.bell, api.clock, MemoryLimitBook(), RELEASE))
+    api.use(Room1(busy, api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)))
     run_id = api.new_run()
     busy.races = races
     answer = api("POST", f"/runs/{run_id}/cancel")
@@ -460,7 +467,7 @@ def test_what_went_wrong_inside_stays_inside(api: Api, caplog: pytest.LogCapture
         def header(self, tenant_id: str, run_id: str) -> RunHeader | None:
             raise RuntimeError(f"T#{tenant_id}#R#{run_id} in table keepgate-prod-runs")
 
-    api.use(Room1(Broken(), api.bell, api.clock, MemoryLimitBook(), RELEASE))
+    api.use(Room1(Broken(), api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)))
     answer = api("GET", f"/runs/{MISSING}")
     refused(answer, 500, "internal_error")
     for inner in ("RuntimeError", "keepgate-prod", "T#acme", "Traceback", ".py"):
@@ -484,7 +491,7 @@ def test_no_answer_may_be_kept_by_caches(api: Api) -> None:
 def test_ids_are_drawn_from_the_given_source(api: Api) -> None:
     api.use(
         replace(
-            Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE),
+            Room1(api.log, api.bell, api.clock, MemoryLimitBook(), RELEASE, MemoryControlBook(api.clock)),
             new_run_id=lambda now: MISSING,
             new_nonce=lambda: "n",
         )

@@ -170,7 +170,8 @@ def test_a_draft_is_saved_once_however_often_its_call_runs(shop: Shop) -> None:
     assert shop.call("save_draft", draft, call_id="call_2_0") != first
     saved = [json.loads(text) for (_, kind, _), text in shop.table.items.items() if kind == "draft"]
     assert len(saved) == 2
-    assert saved[0] | {"draft_id": ""} == {**draft, "draft_id": "", "author": "u-1", "status": "draft"}
+    about = {"draft_id": "", "author": "u-1", "status": "draft", "tainted": False}
+    assert saved[0] | {"draft_id": ""} == {**draft, **about}
 
 
 def test_a_draft_about_no_order_is_not_saved(shop: Shop) -> None:

@@ -10,7 +10,12 @@ from tests.sample_agent import QUESTION, SampleCloud
 
 def sweeper(cloud):
     return Sweeper(
-        log=cloud.log, ledger=cloud.ledger, wake=cloud.wake, dispatcher=cloud.dispatcher(), clock=cloud.clock
+        log=cloud.log,
+        ledger=cloud.ledger,
+        allowances=cloud.allowances,
+        wake=cloud.wake,
+        dispatcher=cloud.dispatcher(),
+        clock=cloud.clock,
     )
 
 
@@ -84,7 +89,8 @@ def test_the_death_of_the_holder_wakes_the_run_at_once_and_is_recorded_once():
     for _ in range(2):
         sweeper(cloud).bury("acme", run, owner="dead", cause="RetriesExhausted")
     assert cloud.types(run)[-1] == "worker.lost"
-    assert list(cloud.wake.runs) == [("acme", run)]
+    assert cloud.types(run).count("worker.lost") == 1
+    assert set(cloud.wake.runs) == {("acme", run)}
     cloud.run_until_idle()
     assert cloud.state(run).ended.answer == "Done."
 
@@ -95,11 +101,46 @@ def claim(owner, now):
     return RunClaimed(owner=owner, epoch=1, lease_until=now + timedelta(minutes=5))
 
 
-def test_the_death_of_an_invocation_that_held_nothing_wakes_nobody():
-    cloud = SampleCloud(says("Done."))
-    run = cloud.ask(QUESTION)
+def die_before_the_claim(cloud, run):
+    """Wake the run, let the invocation die at its start, and return whether that woke the run again."""
     cloud.wake.runs.clear()
     sweeper(cloud).bury("acme", run, owner="never claimed", cause="RetriesExhausted")
-    sweeper(cloud).bury("acme", "run_00000000000000000000000099", owner="x", cause="RetriesExhausted")
-    assert not cloud.wake.runs
-    assert cloud.types(run) == ["run.created"]
+    return list(cloud.wake.runs) == [("acme", run)]
+
+
+def test_an_invocation_that_died_before_it_claimed_its_run_is_made_up_for_once_and_then_by_the_sweep():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."))
+    run = cloud.ask(QUESTION)
+    assert die_before_the_claim(cloud, run)
+    assert not die_before_the_claim(cloud, run)
+    cloud.clock.advance(62)
+    cloud.wake.runs.clear()
+    assert sweeper(cloud).sweep(limit=10)["woken"] == 1
+    assert not die_before_the_claim(cloud, run)
+    cloud.invoke("acme", run)
+    cloud.work(cloud.queue.jobs.popleft())
+    assert die_before_the_claim(cloud, run), "a result is news, and the wake for it was lost"
+    assert not die_before_the_claim(cloud, run)
+    cloud.run_until_idle()
+    assert cloud.state(run).ended.answer == "Done."
+
+
+def test_the_death_of_an_invocation_that_had_nothing_to_do_wakes_nobody():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."))
+    run = cloud.ask(QUESTION)
+    assert not die_before_the_claim(cloud, "run_00000000000000000000000099")
+    cloud.invoke("acme", run)
+    assert cloud.state(run).header.status == "waiting"
+    before = cloud.types(run)
+    assert not die_before_the_claim(cloud, run)
+    assert cloud.types(run) == before
+    cloud.run_until_idle()
+    assert not die_before_the_claim(cloud, run)
+
+
+def test_the_death_of_a_second_invocation_leaves_the_one_that_works_alone():
+    cloud = SampleCloud(says("Done."))
+    run = cloud.ask(QUESTION)
+    now = cloud.clock.now()
+    cloud.log.append(cloud.log.header("acme", run), [claim("alive", now)], at=now)
+    assert not die_before_the_claim(cloud, run)

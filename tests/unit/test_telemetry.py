@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from agent.runlog import RunHeader, advance
 from lambdas import telemetry
 from lambdas.settings import Settings
 from lambdas.telemetry import InvocationFailed, Telemetry
+from support_desk.tools import TOOLS
 from tests.contracts.facts import NOW, new_run
 from tests.spans import Spans, spans
 
@@ -42,7 +44,8 @@ def settings(exporter: str = "none") -> Settings:
 @pytest.fixture
 def tell(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     monkeypatch.delenv("_X_AMZN_TRACE_ID", raising=False)
-    for name in telemetry.LIBRARIES:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    for name in ("", *telemetry.LIBRARIES):
         for attribute in ("handlers", "propagate", "level"):
             monkeypatch.setattr(logging.getLogger(name), attribute, getattr(logging.getLogger(name), attribute))
     return telemetry.start(settings())
@@ -192,6 +195,17 @@ def test_an_ended_run_is_counted_by_reason(tell: Telemetry, capsys: pytest.Captu
     assert "ann" not in json.dumps(metrics)
 
 
+def test_a_refused_call_of_a_changed_tool_is_counted_for_the_alarm(
+    tell: Telemetry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [contract] = [tool.contract for tool in TOOLS.values() if tool.contract.server]
+    tell.count_stopped_tool(contract)
+    [metrics] = lines(capsys.readouterr().out)
+    assert metrics["ToolsChanged"] == [1]
+    assert (metrics["stage"], metrics["service"]) == ("test", "run_tool")
+    assert sorted(metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["service", "stage"]
+
+
 def ended() -> RunHeader:
     return advance(None, new_run().event).model_copy(
         update={
@@ -298,3 +312,58 @@ def test_starting_reads_no_detectors_and_no_network(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "user=ann")
     assert "user" not in telemetry.provider(settings()).resource.attributes
     assert os.environ["OTEL_RESOURCE_ATTRIBUTES"]
+
+
+# --- what must not be told, whoever tells it -------------------------------------------------------------------------
+
+SECRET = "ann@shop.example paid with 4111 1111 1111 1111"
+
+
+def test_what_a_library_logs_is_redacted_and_an_exception_told_by_its_class(tell: Telemetry, log: StringIO) -> None:
+    library = logging.getLogger("some.library")
+    library.warning("for %s", SECRET, extra={"who": {"mail": [SECRET]}, SECRET: 1})
+    library.info("beneath the level")
+    try:
+        int(SECRET)
+    except ValueError:
+        library.exception("it failed")
+        tell.logger.exception("so did this")
+    first, second, third = lines(log.getvalue())
+    bad = logging.LogRecord("some.library", logging.ERROR, __file__, 1, "%d", (SECRET,), None)
+    broken = json.loads(tell.logger.registered_handler.format(bad))
+    assert first["message"] == "for [email] paid with [card]"
+    assert first["who"] == {"mail": ["[email] paid with [card]"]}
+    assert (second["error_class"], third["error_class"]) == ("ValueError", "ValueError")
+    assert broken == {"level": "ERROR", "message": "[withheld]", "error": "TypeError"}
+    assert "exception" not in second
+    assert "4111" not in log.getvalue()
+    assert "ann@" not in log.getvalue()
+
+
+def test_a_thread_that_dies_is_told_by_the_class_of_its_error(
+    tell: Telemetry, log: StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die() -> None:
+        raise KeyError(SECRET)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    thread.join()
+    [line] = lines(log.getvalue())
+    assert line["error"] == "KeyError"
+    assert "4111" not in log.getvalue() + capsys.readouterr().err
+
+
+def test_spans_leave_redacted_whatever_was_put_on_them(tmp_path: Path) -> None:
+    path = tmp_path / "spans.jsonl"
+    provider = telemetry.provider(settings(f"file:{path}"))
+    with provider.get_tracer("t").start_as_current_span(
+        f"do {SECRET}", attributes={"a": SECRET, "l": [SECRET]}
+    ) as span:
+        span.add_event(SECRET, {"b": SECRET})
+        span.set_status(StatusCode.ERROR, SECRET)
+    provider.shutdown()
+    [written] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert written["attributes"] == {"a": "[email] paid with [card]", "l": ["[email] paid with [card]"]}
+    assert "4111" not in path.read_text()
+    assert "ann@" not in path.read_text()

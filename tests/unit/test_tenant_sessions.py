@@ -9,16 +9,19 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from agent.aws.secrets import SecretStore
 from agent.aws.tenant_sessions import (
     MAX_SESSIONS,
     Connect,
     TenantSessions,
     drop_ambient_credentials,
+    secrets_policy,
     session_policy,
 )
-from agent.errors import StoreUnavailable
+from agent.errors import ConfigurationInvalid, StoreUnavailable
+from agent.identity import Principal
 from agent.testing.clock import FakeClock
-from agent.tools import Contract
+from agent.tools import Contract, SecretNeed
 from support_desk.tools import TOOLS
 
 ROLE = "arn:aws:iam::123456789012:role/data"
@@ -45,9 +48,11 @@ class Doors:
         self.clock = FakeClock(datetime(2026, 11, 20, tzinfo=UTC))
         self.sts = Sts(self.clock)
         client: Any = lambda keys: keys["AccessKeyId"]  # noqa: E731 - as Any, for a client it is not
-        connect = Connect(dynamodb=client, s3=client)
+        connect = Connect(dynamodb=client, s3=client, secrets=client)
         sts: Any = self.sts
-        self.sessions = TenantSessions(sts, ROLE, "table", "bucket", connect, self.clock)
+        self.sessions = TenantSessions(
+            sts, ROLE, "table", "bucket", connect, self.clock, SecretStore("keepgate/test", self.clock)
+        )
 
     def key(self, tenant_id: str, tool: str = "lookup_order") -> str:
         return str(self.sessions.data(tenant_id, TOOLS[tool].contract)._client)
@@ -118,6 +123,58 @@ def test_the_platforms_own_results_need_no_right_of_the_tool() -> None:
     assert allowed(session_policy(TOOLS["lookup_order"].contract)) == ["dynamodb:GetItem"]
 
 
+ANN = Principal(tenant_id="acme", user_id="ann", roles=frozenset())
+
+
+def needing(*needs: SecretNeed) -> Contract:
+    return TOOLS["lookup_order"].contract.model_copy(update={"secrets": needs})
+
+
+def test_a_session_for_secrets_may_read_the_contracts_own_and_nothing_else() -> None:
+    doors = Doors()
+    contract = needing(SecretNeed(name="shop-key", scope="tenant"), SecretNeed(name="own-key", scope="user"))
+    read = doors.sessions.secrets(ANN, contract)
+    assert doors.sts.asked == [], "no session before the first secret"
+    with pytest.raises(AttributeError):  # the client is the id of a key
+        read("own-key")
+    [asked] = doors.sts.asked
+    assert asked["Tags"] == [{"Key": "tenant_id", "Value": "acme"}]
+    secrets, keys = json.loads(asked["Policy"])["Statement"]
+    assert secrets == {
+        "Effect": "Allow",
+        "Action": ["secretsmanager:GetSecretValue"],
+        "Resource": [
+            "arn:*:secretsmanager:*:*:secret:keepgate/test/T/acme/shop-key-??????",
+            "arn:*:secretsmanager:*:*:secret:keepgate/test/T/acme/U/ann/own-key-??????",
+        ],
+    }
+    assert keys["Action"] == ["kms:Decrypt"]
+
+
+def test_two_users_of_a_tenant_never_share_a_session_for_their_own_secrets() -> None:
+    doors = Doors()
+    contract = needing(SecretNeed(name="own-key", scope="user"))
+    for who in (ANN, ANN.model_copy(update={"user_id": "bob"}), ANN):
+        with pytest.raises(AttributeError):
+            doors.sessions.secrets(who, contract)("own-key")
+    assert len(doors.sts.asked) == 2
+    assert "/U/bob/" not in doors.sts.asked[0]["Policy"]
+    assert "/U/ann/" not in doors.sts.asked[1]["Policy"]
+
+
+def test_a_tool_without_secrets_has_no_way_to_one() -> None:
+    doors = Doors()
+    with pytest.raises(ConfigurationInvalid):
+        doors.sessions.secrets(ANN, needing())("shop-key")
+    assert doors.sts.asked == []
+
+
+def test_four_secrets_of_the_longest_names_fit_the_longest_session_policy() -> None:
+    needs = [SecretNeed(name=f"{letter}{'x' * 39}", scope="user") for letter in "abcd"]
+    longest = Principal(tenant_id="t" * 40, user_id="u" * 128, roles=frozenset())
+    assert len(secrets_policy(needing(*needs), longest, "keepgate/staging")) <= 2048
+
+
 def test_files_open_no_session_before_something_is_written() -> None:
     doors = Doors()
     doors.sessions.files("acme", RUN, TOOLS["export_orders"].contract)
@@ -131,8 +188,11 @@ def test_sts_itself_takes_what_is_asked_of_it() -> None:
         connect = Connect(
             dynamodb=lambda _: boto3.client("dynamodb", region_name=region),
             s3=lambda _: boto3.client("s3", region_name=region),
+            secrets=lambda _: boto3.client("secretsmanager", region_name=region),
         )
-        sessions = TenantSessions(boto3.client("sts", region_name=region), ROLE, "table", "bucket", connect, clock)
+        store = SecretStore("keepgate/test", clock)
+        sts = boto3.client("sts", region_name=region)
+        sessions = TenantSessions(sts, ROLE, "table", "bucket", connect, clock, store)
         sessions.data("acme", TOOLS["export_orders"].contract)
         with pytest.raises(StoreUnavailable):
             sessions.results("acme", RUN).write("a.json", b"", content_type="application/json")

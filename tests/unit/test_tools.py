@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
+from agent.contract_lock import locked, text_of
 from agent.release import Release
 from agent.tools import Arguments, Effect, ToolContext, by_name, canonical_json, tool
-from support_desk.lock_contracts import PATH, locked
+from support_desk.lock_contracts import PATH
 from support_desk.tools import TOOLS
 
 
@@ -98,7 +99,8 @@ def test_canonical_json_is_the_same_for_equal_values_and_refuses_nan() -> None:
 
 
 def test_the_lock_is_what_the_code_says() -> None:
-    assert PATH.read_text(encoding="utf-8") == locked(), "a contract changed: review it, then run `make lock-contracts`"
+    text = text_of(locked(TOOLS))
+    assert PATH.read_text(encoding="utf-8") == text, "a contract changed: review it, then run `make lock-contracts`"
 
 
 def test_the_release_offers_tools_that_exist() -> None:
@@ -111,5 +113,15 @@ def test_the_release_offers_tools_that_exist() -> None:
 def test_a_tool_that_acts_says_so(name: str) -> None:
     contract = TOOLS[name].contract
     writes = "dynamodb:PutItem" in contract.data_actions
-    assert writes == (contract.effect in {Effect.WRITE, Effect.DESTRUCTIVE})
+    assert writes or contract.effect in {Effect.READ, Effect.EXTERNAL}
+    assert not (writes and contract.effect is Effect.READ)
     assert not (contract.effect is Effect.DESTRUCTIVE and contract.parallel)
+
+
+def test_a_tool_that_may_write_the_tenants_items_cannot_call_itself_a_reading_one() -> None:
+    def quiet(args: Asked, context: ToolContext) -> Answered:
+        """Says that it reads, and asks for the right to write."""
+        raise AssertionError
+
+    with pytest.raises(ValidationError, match="its effect is not read"):
+        tool(effect=Effect.READ, mode="idempotent", resource="Item::all", data_actions=("dynamodb:PutItem",))(quiet)

@@ -11,14 +11,16 @@ import boto3
 import pytest
 from botocore.exceptions import NoCredentialsError
 
+from agent import contract_lock
 from agent.aws.bedrock import BedrockModel
 from agent.aws.directory import CognitoDirectory
-from agent.aws.functions import LambdaToolRunner, LambdaWake
+from agent.aws.functions import LambdaResourceFacts, LambdaToolRunner, LambdaWake
 from agent.aws.ledger import DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_sessions import AMBIENT, NOWHERE
 from agent.aws.tool_queue import SqsToolQueue
-from agent.limits import Limits
+from agent.errors import ConfigurationInvalid
+from agent.limits import Limits, read_allowances
 from lambdas import wiring
 from lambdas.settings import (
     RunAgentSettings,
@@ -28,6 +30,7 @@ from lambdas.settings import (
     SweepRunsSettings,
     WorkToolQueueSettings,
 )
+from support_desk.lock_contracts import PATH
 from support_desk.tools import TOOLS
 
 STAGE: dict[str, Any] = {"stage": "test", "service": "door", "trace_exporter": "none", "runs_table": "runs"}
@@ -47,14 +50,23 @@ BREAKERS: dict[str, Any] = {
     "breaker_open_s": 30,
 }
 SETTINGS = {
-    "shim": ShimSettings(**STAGE, **LIMITS, agent_function="run_agent", release="support-desk-1", client_ids="app"),
-    "stream_events": StreamEventsSettings(**STAGE, client_ids="app"),
+    "shim": ShimSettings(
+        **STAGE,
+        **LIMITS,
+        ledger_table="ledger",
+        agent_function="run_agent",
+        release="support-desk-1",
+        client_ids="app",
+        allowed_origins="",
+    ),
+    "stream_events": StreamEventsSettings(**STAGE, client_ids="app", allowed_origins=""),
     "agent_runtime": RunAgentSettings(
         **STAGE,
         **LEDGER,
         **BREAKERS,
         agent_function="run_agent",
         tool_function="run_tool",
+        isolates_tenants=False,
         user_pool_id="eu-central-1_pool",
     ),
     "tool_room": RunToolSettings(
@@ -63,6 +75,9 @@ SETTINGS = {
         bucket="files",
         data_role_arn="arn:aws:iam::1:role/data",
         progress_table="progress",
+        secrets_prefix="keepgate/test",
+        control_table="control",
+        tool_servers="",
     ),
     "queue_worker": WorkToolQueueSettings(
         **STAGE,
@@ -72,6 +87,7 @@ SETTINGS = {
         progress_table="progress",
         max_receives=4,
         tool_function="run_tool",
+        isolates_tenants=False,
         agent_function="run_agent",
     ),
     "sweeper": SweepRunsSettings(**STAGE, **LEDGER, agent_function="run_agent"),
@@ -121,12 +137,16 @@ def test_the_agent_has_model_money_tools_and_can_wake_itself() -> None:
     assert isinstance(runtime.model, BedrockModel)
     assert isinstance(runtime.ledger, DynamoDbLedger)
     assert isinstance(runtime.tool_runner, LambdaToolRunner)
+    assert isinstance(runtime.facts, LambdaResourceFacts)
     assert isinstance(runtime.dispatcher.queue, SqsToolQueue)
     assert runtime.wake._function == "run_agent"
     assert set(runtime.releases("support-desk-1").tools) <= set(runtime.tools)
     release = runtime.releases("support-desk-1")
     assert all(runtime.prices.of(choice.id) for choice in (release.model, release.fallback))
-    assert runtime.ledger._limits._defaults == Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6)
+    allowances = read_allowances(PATH.parent / "limits.toml", "test")
+    stage = Limits(1, 2, 3, user_runs=4, tenant_runs=5, tenant_jobs=6, allowances=allowances)
+    assert runtime.ledger._limits._defaults == stage
+    assert runtime.limits is runtime.allowances._limits is runtime.ledger._limits
     assert runtime.dispatcher.limits is runtime.ledger._limits
     assert isinstance(runtime.directory, CognitoDirectory)
 
@@ -144,11 +164,22 @@ def test_the_tool_room_keeps_its_credentials_and_leaves_none_in_the_environment(
         boto3.client("dynamodb").list_tables()
 
 
+@pytest.mark.parametrize("door", ["agent_runtime", "tool_room", "queue_worker"])
+def test_a_function_that_knows_tools_does_not_start_with_others_than_the_reviewed(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contract_lock, "read", lambda _: {})
+    with pytest.raises(ConfigurationInvalid, match="not as reviewed"):
+        build(door)
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "test"
+
+
 def test_every_call_has_its_timeouts_said_and_only_harmless_ones_are_repeated() -> None:
     for client, read_s, attempts in [
         (wiring._client("dynamodb"), 3, 2),
         (wiring._bedrock(31.5), 40, 1),
         (wiring._patient_lambda(15.0), 20, 1),
+        (wiring._facts(SETTINGS["agent_runtime"])._client, 5, 1),
     ]:
         config = client.meta.config
         assert (config.connect_timeout, config.read_timeout) == (2, read_s)
@@ -162,9 +193,13 @@ def test_timeouts_cut_short_share_their_client() -> None:
 @pytest.mark.parametrize(
     ("door", "never"),
     [
-        ("shim", {"cedarpy", "agent.loop", "agent.policy", "agent.aws.bedrock", "agent.aws.ledger"}),
+        ("shim", {"cedarpy", "agent.loop", "agent.policy", "agent.aws.bedrock", "agent.aws.allowances"}),
         ("stream_events", {"cedarpy", "agent.loop", "agent.policy", "agent.aws.bedrock", "agent.aws.ledger"}),
-        ("tool_room", {"cedarpy", "agent.loop", "agent.aws.bedrock", "agent.aws.ledger"}),
+        ("agent_runtime", {"mcp", "httpx2", "agent.mcp_client", "agent.mcp_wire", "jsonschema"}),
+        (
+            "tool_room",
+            {"cedarpy", "agent.loop", "agent.aws.bedrock", "agent.aws.ledger", "mcp", "httpx2", "jsonschema"},
+        ),
         ("queue_worker", {"cedarpy", "agent.loop", "agent.aws.bedrock", "agent.aws.ledger"}),
         ("sweeper", {"cedarpy", "agent.loop", "agent.aws.bedrock", "support_desk.tools"}),
     ],

@@ -17,6 +17,7 @@ from lambdas import work_tool_queue
 from lambdas.settings import WorkToolQueueSettings
 from lambdas.telemetry import Telemetry
 from support_desk.tools import TOOLS
+from tests import sample_agent
 
 JOB = {"tenant_id": "acme", "run_id": RUN, "call_id": CALL, "traceparent": None}
 SETTINGS = WorkToolQueueSettings(
@@ -27,6 +28,7 @@ SETTINGS = WorkToolQueueSettings(
     control_table="",
     tool_queue_url="",
     tool_function="",
+    isolates_tenants=False,
     agent_function="",
     user_day_limit_micros=1,
     tenant_month_limit_micros=1,
@@ -71,6 +73,9 @@ class Door:
             self.run.notes,
             self.run.room.tools,
             self.run.clock,
+            self.run.controls,
+            "sample",
+            releases=lambda _: sample_agent.release(),
         )
 
     def __call__(self, *bodies: str, time_ms: int = 340_000, delivery: int = 1) -> list[str]:
