@@ -17,7 +17,7 @@ from datetime import datetime
 from agent.errors import StoreUnavailable
 from agent.events import Decision, ToolCompleted, Verdict
 from agent.held_run import HeldRun
-from agent.ports import Allowances, Reached, Taking
+from agent.ports.limits import Allowances, Reached, Taking
 from agent.runlog import RunState, Turn
 from agent.tool_results import not_run
 

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from agent.events import Block, EndReason, Reasoning, Text, ToolUse, Usage
 from agent.identity import call_id
-from agent.ports import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
+from agent.ports.model import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
 from agent.runlog import Turn
 from agent.tools import canonical_json
 

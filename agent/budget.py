@@ -11,7 +11,11 @@ from agent.allowances import give_back
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed
 from agent.events import BudgetGranted, BudgetReturned, EndReason, ModelFailed, Usage
 from agent.held_run import MAX_MOVES, HeldRun, read_state
-from agent.ports import Allowances, Clock, Grant, Ledger, ModelRequest, RunLog
+from agent.ports.clock import Clock
+from agent.ports.limits import Allowances
+from agent.ports.model import ModelRequest
+from agent.ports.money import Grant, Ledger
+from agent.ports.run_log import RunLog
 from agent.pricing import Price
 from agent.runlog import RunHeader, RunState
 

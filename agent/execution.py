@@ -32,7 +32,10 @@ from agent.held_run import read_state
 from agent.hooks import STRICTNESS
 from agent.identity import CallId, Principal, RunId, TenantId, idempotency_key
 from agent.pinned_call import Outside, PinnedServer
-from agent.ports import Clock, ProgressNotes, RunLog, ToolReply
+from agent.ports.clock import Clock
+from agent.ports.jobs import ProgressNotes
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolReply
 from agent.runlog import RunState, Turn
 from agent.secrets import Mask
 from agent.tools import (

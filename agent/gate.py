@@ -29,7 +29,7 @@ from agent.held_run import HeldRun
 from agent.hooks import STRICTNESS, CallDeciding, tighten
 from agent.identity import Principal
 from agent.limits import Limits
-from agent.ports import Policy, PolicyDecision, PolicyQuery
+from agent.ports.policy import Policy, PolicyDecision, PolicyQuery
 from agent.release import Release
 from agent.resource_facts import AskFacts, FactsOfTurn
 from agent.tool_results import SWITCHED_OFF

@@ -27,7 +27,7 @@ from agent.events import (
     ToolStarted,
     Usage,
 )
-from agent.ports import RunLog
+from agent.ports.run_log import RunLog
 from agent.release import Release
 from agent.runlog import END, RunHeader, RunState, Turn, extend, step
 from agent.runtime import Runtime

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.answer import mended
 from agent.events import Decision, Reasoning, Text, ToolCompleted, ToolOutcomeUnknown, ToolUse, Verdict
-from agent.ports import ModelRequest, ToolSpec
+from agent.ports.model import ModelRequest, ToolSpec
 from agent.release import ModelChoice, Release
 from agent.runlog import Result, RunState, Turn
 from agent.tools import Tool, canonical_json

@@ -38,7 +38,7 @@ from agent.held_run import HeldRun
 from agent.hold_back import HoldBack
 from agent.hooks import ModelAsking, tighten
 from agent.identity import message_id
-from agent.ports import ModelPart, ModelRequest, TextDelta
+from agent.ports.model import ModelPart, ModelRequest, TextDelta
 from agent.release import ModelChoice
 
 BACKOFF_FIRST_S = 0.5

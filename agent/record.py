@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from agent.errors import NotFound
 from agent.events import ApprovalKind, EndReason, Status, WaitingFor
 from agent.identity import ApprovalId, Principal, RunId, SessionId, UserId
-from agent.ports import RunLog
+from agent.ports.run_log import RunLog
 from agent.runlog import RunHeader
 from agent.tools import Effect
 

@@ -16,7 +16,8 @@ from datetime import timedelta
 from itertools import takewhile
 
 from agent.events import EndReason, RunCreated, RunEnded, SessionLoaded, SessionMessage
-from agent.ports import RunLog, Wake
+from agent.ports.run_log import RunLog
+from agent.ports.wake import Wake
 from agent.runlog import RunHeader
 
 MAX_EARLIER_RUNS = 20

@@ -5,7 +5,7 @@ from typing import Literal
 
 from agent.answer import mended
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.tools import Contract, canonical_json
 
 MAX_TOOL_ATTEMPTS = 3

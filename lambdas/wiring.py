@@ -289,7 +289,7 @@ def _notes(table: str) -> "DynamoDbProgressNotes":
 def _breakers(settings: BreakerSettings) -> "DynamoDbBreakers":
     from agent.aws.breakers import DynamoDbBreakers
     from agent.aws.clock import SystemClock
-    from agent.ports import BreakerRules
+    from agent.ports.breakers import BreakerRules
 
     rules = BreakerRules(
         failures=settings.breaker_failures, window_s=settings.breaker_window_s, open_s=settings.breaker_open_s

@@ -135,7 +135,7 @@ from typing import Any
 from agent.execution import execute
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.tenant_data import MemoryTenantData
 from support_desk.lock_contracts import FOLDER

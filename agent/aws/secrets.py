@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from agent.aws.dynamodb import store_errors
 from agent.identity import Principal
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.secrets import KEPT_S, MAX_CHARACTERS, MIN_CHARACTERS, need_of, path
 from agent.tools import Contract, ReadSecret, ToolFailed
 

@@ -24,7 +24,7 @@ from agent.aws.secrets import SecretStore
 from agent.aws.tenant_data import DynamoDbTenantData
 from agent.aws.tenant_files import S3TenantFiles
 from agent.identity import Principal
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.secrets import path
 from agent.tools import Contract, ReadSecret, no_secret
 

@@ -24,7 +24,12 @@ from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
 from agent.pinned_call import Outside
-from agent.ports import Allowances, JobLines, Ledger, Model, Policy, RunLog
+from agent.ports.jobs import JobLines
+from agent.ports.limits import Allowances
+from agent.ports.model import Model
+from agent.ports.money import Ledger
+from agent.ports.policy import Policy
+from agent.ports.run_log import RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release

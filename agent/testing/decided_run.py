@@ -18,7 +18,7 @@ from agent.events import (
 )
 from agent.execution import ToolRoom
 from agent.identity import Principal, Role
-from agent.ports import NewRun, RunLog
+from agent.ports.run_log import NewRun, RunLog
 from agent.testing.clock import FakeClock
 from agent.testing.controls import MemoryControlBook
 from agent.testing.job_lines import MemoryJobLines

@@ -42,7 +42,7 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import Principal, Role, approval_id, call_id, message_id, resolution_id
-from agent.ports import NewRun
+from agent.ports.run_log import NewRun
 from agent.runlog import END, fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog

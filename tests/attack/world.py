@@ -17,7 +17,7 @@ import support_desk
 from agent.errors import KeepgateError
 from agent.limits import read_allowances
 from agent.policy import CedarPolicy
-from agent.ports import ModelPart, ModelRequest
+from agent.ports.model import ModelPart, ModelRequest
 from agent.pricing import Prices
 from agent.release import Release
 from agent.runlog import RunHeader

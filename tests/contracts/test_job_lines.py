@@ -19,7 +19,8 @@ from agent.events import (
     ToolQueued,
     ToolUse,
 )
-from agent.ports import JobLines, RunLog, WaitingJob
+from agent.ports.jobs import JobLines, WaitingJob
+from agent.ports.run_log import RunLog
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.run_log import MemoryRunLog
 from tests.contracts.facts import NOW, claim, new_run

@@ -25,7 +25,7 @@ from agent.errors import (
     ToolUnreached,
 )
 from agent.events import ToolCompleted
-from agent.ports import ResourceFacts, ToolReply, ToolRunner
+from agent.ports.tool_room import ResourceFacts, ToolReply, ToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessResourceFacts, InProcessToolRunner
 from agent.testing.tenant_data import MemoryTenantData

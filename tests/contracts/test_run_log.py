@@ -25,7 +25,7 @@ from agent.events import (
     Status,
     WaitingFor,
 )
-from agent.ports import RunLog
+from agent.ports.run_log import RunLog
 from agent.runlog import MAX_APPEND, fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog

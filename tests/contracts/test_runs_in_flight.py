@@ -8,7 +8,7 @@ import pytest
 from agent import sessions
 from agent.errors import SessionBusy, TooManyRuns
 from agent.events import EndReason, RunEnded, Status
-from agent.ports import NewRun, RunLog
+from agent.ports.run_log import NewRun, RunLog
 from agent.runlog import RunHeader
 from tests.contracts.facts import NOW, claim, new_run
 from tests.contracts.racing import race

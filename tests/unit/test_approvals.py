@@ -22,7 +22,7 @@ from agent.errors import (
 from agent.events import ApprovalDecided, Status, ToolCompleted, ToolQueued, ToolStarted, Verdict, WaitingFor
 from agent.hooks import Hooks
 from agent.identity import Principal, Role
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from tests.sample_agent import QUESTION, SampleCloud, tools

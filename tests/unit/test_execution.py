@@ -22,7 +22,7 @@ from agent.events import (
     Verdict,
 )
 from agent.execution import execute
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.run_log import MemoryRunLog
 from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, sha256_of, tool

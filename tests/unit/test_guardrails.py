@@ -15,7 +15,7 @@ from agent.events import EndReason, GuardFired, ModelCompleted, Status, ToolComp
 from agent.guardrails import guarded_in
 from agent.guards import AnyGuard, Guard
 from agent.hold_back import HoldBack
-from agent.ports import GuardrailTold, ModelStopped, TextDelta
+from agent.ports.model import GuardrailTold, ModelStopped, TextDelta
 from agent.project_agui import Projection
 from agent.record import RunRecord
 from agent.release import Release

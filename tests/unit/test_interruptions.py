@@ -7,7 +7,7 @@ import pytest
 
 from agent.errors import ModelRequestRejected, ModelThrottled, ModelUnavailable, StoreUnavailable, ToolLost
 from agent.events import ModelFailed, Status, ToolOutcomeUnknown
-from agent.ports import TextDelta
+from agent.ports.model import TextDelta
 from agent.runlog import END
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud

@@ -8,7 +8,7 @@ import pytest
 
 from agent.events import FeedbackGiven, ModelStarted, RunEnded, Status, ToolCompleted
 from agent.loop import hold
-from agent.ports import ModelStopped, TextDelta
+from agent.ports.model import ModelStopped, TextDelta
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
 

@@ -14,7 +14,7 @@ from agent.identity import Principal
 from agent.messages import DATA_NOTICE
 from agent.pinned_call import Outside
 from agent.pinned_tools import from_text, lock, pinned_sha256, to_text
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.release import DeclaredServer, DeclaredTool
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.secrets import PREFIX

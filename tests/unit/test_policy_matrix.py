@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.events import Decision, Verdict
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 from agent.tools import Effect
 from support_desk import policy_matrix
 from support_desk.policy_matrix import CASES, COLLEAGUE, ME, PEOPLE, STATES, decided, main, matrix

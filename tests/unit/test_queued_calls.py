@@ -23,7 +23,8 @@ from agent.events import (
     WaitingFor,
 )
 from agent.execution import ToolJob
-from agent.ports import RunLog, ToolReply
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolReply
 from agent.queued_calls import MAX_MOVES, QueueWorker, work
 from agent.runlog import RunHeader
 from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers

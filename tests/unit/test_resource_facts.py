@@ -14,7 +14,7 @@ from agent.errors import FactsUnavailable, StoreUnavailable
 from agent.events import ApprovalDecided, Status, ToolUse, Verdict
 from agent.fact_finding import FactsQuery, find_facts
 from agent.gate import Gate
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.resource_facts import MAX_FACTS_BYTES
 from agent.testing.cloud import MemoryCloud
 from agent.testing.decided_run import RUN, DecidedRun

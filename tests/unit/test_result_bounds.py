@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.execution import execute
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, tool
 from support_desk.tools import TOOLS

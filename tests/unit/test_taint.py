@@ -15,7 +15,7 @@ from agent.events import Decision, ModelCompleted, SessionLoaded, ToolCompleted,
 from agent.execution import execute
 from agent.gate import Gate
 from agent.identity import Principal, Role
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.runlog import RunHeader
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.model import ScriptedModel, asks, says
