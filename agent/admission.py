@@ -25,7 +25,7 @@ from agent.ports.money import Accounts
 from agent.ports.run_log import NewRun, RunLog
 from agent.ports.wake import Wake
 from agent.release import Release
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.tools import Contract, canonical_json
 
 MAX_INPUT_BYTES = 32_768

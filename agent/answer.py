@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from agent.events import Block, EndReason, Reasoning, Text, ToolUse, Usage
+from agent.endings import EndReason
+from agent.events import Block, Reasoning, Text, ToolUse, Usage
 from agent.identity import call_id
 from agent.ports.model import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tools import canonical_json
 
 MAX_ANSWER_BYTES = 120_000

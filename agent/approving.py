@@ -36,7 +36,7 @@ from agent.events import (
 from agent.held_run import read_state
 from agent.identity import ApprovalId, Principal, RunId, UserId, idempotency_key, run_of_approval
 from agent.outside import MAX_TRIES
-from agent.runlog import RunState, Turn
+from agent.run_state import RunState, Turn
 from agent.tools import Contract, Effect
 
 _APPROVAL_ID: TypeAdapter[str] = TypeAdapter(ApprovalId)

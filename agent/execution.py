@@ -36,7 +36,7 @@ from agent.ports.clock import Clock
 from agent.ports.jobs import ProgressNotes
 from agent.ports.run_log import RunLog
 from agent.ports.tool_room import ToolReply
-from agent.runlog import RunState, Turn
+from agent.run_state import RunState, Turn
 from agent.secrets import Mask
 from agent.tools import (
     Arguments,

@@ -36,7 +36,7 @@ from agent.ports.run_log import RunLog
 from agent.ports.tool_room import ToolRunner
 from agent.ports.wake import Wake
 from agent.release import Release
-from agent.runlog import RunState, Turn
+from agent.run_state import RunState, Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,

@@ -20,7 +20,7 @@ from agent.ports.limits import Allowances
 from agent.ports.money import Ledger
 from agent.ports.run_log import RunLog
 from agent.ports.wake import Wake
-from agent.runlog import START_GRACE, RunHeader
+from agent.run_header import START_GRACE, RunHeader
 from agent.sessions import wake_next
 
 logger = logging.getLogger(__name__)

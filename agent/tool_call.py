@@ -12,7 +12,7 @@ from agent.errors import CallNotDecided, ToolLost, ToolUnreached
 from agent.events import Decision
 from agent.ports.breakers import Breakers
 from agent.ports.tool_room import ToolRunner
-from agent.runlog import Result
+from agent.run_state import Result
 from agent.tool_results import breaker, completed, refused, unavailable
 from agent.tools import Contract
 

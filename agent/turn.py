@@ -28,7 +28,7 @@ from agent.events import (
 )
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import HeldRun
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,

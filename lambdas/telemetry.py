@@ -35,7 +35,7 @@ from opentelemetry.trace import SpanKind
 from agent import tracing
 from agent.errors import KeepgateError
 from agent.redaction import redact
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.tools import Contract
 from lambdas.redacting import RedactingFormatter
 from lambdas.settings import Settings

@@ -24,7 +24,7 @@ from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.limits import POOLS, Limits, Pool, period
 from agent.ports.limits import LimitBook
 from agent.ports.money import Balance, Grant, Scope
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

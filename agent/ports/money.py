@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 Scope = Literal["run", "user", "tenant", "platform"]
 

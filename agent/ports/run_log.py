@@ -7,7 +7,7 @@ from typing import Protocol
 
 from agent.events import Delta, Event, Payload
 from agent.limits import DEFAULT_TENANT_RUNS, DEFAULT_USER_RUNS
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 
 @dataclass(frozen=True)

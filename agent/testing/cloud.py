@@ -33,7 +33,8 @@ from agent.ports.run_log import RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
-from agent.runlog import RunHeader, RunState
+from agent.run_header import RunHeader
+from agent.run_state import RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
 from agent.testing.allowances import MemoryAllowances

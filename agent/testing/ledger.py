@@ -8,7 +8,7 @@ from datetime import datetime
 from agent.limits import POOLS, Pool, period
 from agent.ports.limits import LimitBook
 from agent.ports.money import Balance, Grant, Scope
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.limits import MemoryLimitBook
 
 Account = tuple[Pool, str, str]

@@ -9,7 +9,7 @@ from agent.errors import IdempotencyKeyReused, LogMoved, SessionBusy, TooManyRun
 from agent.events import Delta, Event, Payload
 from agent.in_flight import patience_s
 from agent.ports.run_log import NewRun
-from agent.runlog import RunHeader, advance, extend
+from agent.run_header import RunHeader, advance, extend
 
 KEY_LIFE = timedelta(hours=24)
 """How long an idempotency key is remembered."""

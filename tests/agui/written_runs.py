@@ -7,6 +7,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from agent.endings import END, EndReason
 from agent.events import (
     FINDINGS,
     UNRESOLVED,
@@ -17,7 +18,6 @@ from agent.events import (
     CancelRequested,
     Decision,
     Delta,
-    EndReason,
     Event,
     FeedbackGiven,
     ModelCompleted,
@@ -43,7 +43,7 @@ from agent.events import (
 )
 from agent.identity import Principal, Role, approval_id, call_id, message_id, resolution_id
 from agent.ports.run_log import NewRun
-from agent.runlog import END, fold
+from agent.run_state import fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.tools import Effect

@@ -24,7 +24,7 @@ from agent.events import (
 )
 from agent.identity import Principal, Role
 from agent.project_agui import Positioned
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.tools import canonical_json
 from agent.watching import Room1Reader, read_page
 from support_desk.tools import TOOLS

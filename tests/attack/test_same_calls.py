@@ -17,7 +17,7 @@ from moto import mock_aws
 
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import NotFound
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from agent.testing.tables import create_table

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.endings import Status
 from agent.errors import ModelError, ModelNotOffered, ModelThrottled, RunOver, SessionBusy, TryLater
-from agent.events import Decision, Event, ModelStarted, RunEnded, RunWaiting, Status, ToolCompleted, Usage, Verdict
+from agent.events import Decision, Event, ModelStarted, RunEnded, RunWaiting, ToolCompleted, Usage, Verdict
 from agent.ports.model import Model, ModelPart, ModelRequest, TextDelta
 from agent.release import ModelChoice
 from agent.testing.breakers import STEADY, MemoryBreakers

@@ -10,17 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
+from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
-from agent.events import (
-    EndReason,
-    Event,
-    Payload,
-    RunEnded,
-    Status,
-    ToolCompleted,
-    ToolOutcomeUnknown,
-    Verdict,
-)
+from agent.events import Event, Payload, RunEnded, ToolCompleted, ToolOutcomeUnknown, Verdict
 from agent.execution import execute
 from agent.ports.tool_room import ToolReply
 from agent.testing.decided_run import CALL, RUN, DecidedRun

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from agent import guards
+from agent.endings import EndReason, Status
 from agent.errors import ConfigurationInvalid, ModelUnavailable
-from agent.events import EndReason, GuardFired, ModelCompleted, Status, ToolCompleted, Verdict
+from agent.events import GuardFired, ModelCompleted, ToolCompleted, Verdict
 from agent.guardrails import guarded_in
 from agent.guards import AnyGuard, Guard
 from agent.hold_back import HoldBack

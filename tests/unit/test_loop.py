@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from agent.events import FeedbackGiven, ModelStarted, RunEnded, Status, ToolCompleted
+from agent.endings import Status
+from agent.events import FeedbackGiven, ModelStarted, RunEnded, ToolCompleted
 from agent.loop import hold
 from agent.ports.model import ModelStopped, TextDelta
 from agent.testing.model import asks, says

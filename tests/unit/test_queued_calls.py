@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, LogContended, LogMoved, StoreUnavailable, ToolLost, TryLater
 from agent.events import (
     CancelRequested,
-    EndReason,
     RunEnded,
     RunWaiting,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
@@ -26,7 +25,7 @@ from agent.execution import ToolJob
 from agent.ports.run_log import RunLog
 from agent.ports.tool_room import ToolReply
 from agent.queued_calls import MAX_MOVES, QueueWorker, work
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake

@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from agent.approving import pending
+from agent.endings import Status
 from agent.errors import FactsUnavailable, StoreUnavailable
-from agent.events import ApprovalDecided, Status, ToolUse, Verdict
+from agent.events import ApprovalDecided, ToolUse, Verdict
 from agent.fact_finding import FactsQuery, find_facts
 from agent.gate import Gate
 from agent.ports.policy import PolicyDecision, PolicyQuery

@@ -11,11 +11,10 @@ from datetime import timedelta
 import pytest
 
 from agent.controls import Board, Switch, Target
+from agent.endings import END, Status
 from agent.errors import StoreUnavailable, SwitchedOff, ToolLost, UserSwitchedOff
-from agent.events import Status
 from agent.held_run import DEAF_S
 from agent.ports.model import TextDelta
-from agent.runlog import END
 from agent.testing.controls import BlindControlBook
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy

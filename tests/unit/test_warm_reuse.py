@@ -27,8 +27,8 @@ from moto import mock_aws
 
 from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_data import load
-from agent.events import EndReason, RunEnded
-from agent.runlog import END
+from agent.endings import END, EndReason
+from agent.events import RunEnded
 from agent.testing.decided_run import CALL, DecidedRun
 from agent.testing.tables import create_table
 from agent.tools import Tool
