@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from agent.contracts import Effect, IfUnknown
 from agent.endings import EndReason, Status
 from agent.identity import ApprovalId, CallId, Principal, RunId, SessionId, TenantId, UserId
-from agent.tools import Effect, IfUnknown
 
 SCHEMA_VERSION: Literal[1] = 1
 

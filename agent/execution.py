@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent import rows, tracing
 from agent.answer import mended
+from agent.contracts import Contract, canonical_json, sha256_of
 from agent.errors import CallNotDecided, KeepgateError, StoreUnavailable, ToolLost
 from agent.events import MAX_PROGRESS_CHARACTERS, MAX_PROGRESS_NOTES, Decision, Verdict
 from agent.floor import floor
@@ -38,18 +39,7 @@ from agent.ports.run_log import RunLog
 from agent.ports.tool_room import ToolReply
 from agent.run_state import RunState, Turn
 from agent.secrets import Mask
-from agent.tools import (
-    Arguments,
-    Contract,
-    ReadSecret,
-    TenantData,
-    TenantFiles,
-    Tool,
-    ToolContext,
-    ToolFailed,
-    canonical_json,
-    sha256_of,
-)
+from agent.tools import Arguments, ReadSecret, TenantData, TenantFiles, Tool, ToolContext, ToolFailed
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from agent import allowances
+from agent.contracts import Contract, Effect, canonical_json, sha256_of
 from agent.controls import Controls
 from agent.errors import FactsUnavailable, HookFailed, StoreUnavailable
 from agent.events import Decision, Mode, ToolUse, Verdict
@@ -33,7 +34,7 @@ from agent.ports.policy import Policy, PolicyDecision, PolicyQuery
 from agent.release import Release
 from agent.resource_facts import AskFacts, FactsOfTurn
 from agent.tool_results import SWITCHED_OFF
-from agent.tools import Contract, Effect, Tool, canonical_json, sha256_of
+from agent.tools import Tool
 
 MAX_ARGUMENT_BYTES = 32_768
 MAX_ARGUMENT_DEPTH = 16

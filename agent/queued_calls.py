@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
+from agent.contracts import Contract, Effect
 from agent.dispatch import Dispatcher
 from agent.errors import (
     JobPoisoned,
@@ -47,7 +48,7 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect, Tool
+from agent.tools import Tool
 
 logger = logging.getLogger(__name__)
 

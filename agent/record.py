@@ -7,13 +7,13 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agent.contracts import Effect
 from agent.endings import EndReason, Status
 from agent.errors import NotFound
 from agent.events import ApprovalKind, WaitingFor
 from agent.identity import ApprovalId, Principal, RunId, SessionId, UserId
 from agent.ports.run_log import RunLog
 from agent.run_header import RunHeader
-from agent.tools import Effect
 
 RiskLevel = Literal["low", "medium", "high"]
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from agent.contracts import Effect
 from agent.endings import ENDED, EndReason, Status
 from agent.events import (
     OUTSIDE,
@@ -46,11 +47,9 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import CallId, RunId, SessionId, TenantId, UserId
-from agent.tools import Effect
 
 START_GRACE = timedelta(seconds=60)
 """How long a created run may lie unclaimed before the sweeper wakes it again."""
-
 
 RETURN_GRACE = timedelta(seconds=60)
 """How long the holder of an ended run may take to settle it and return its money before the sweeper does."""

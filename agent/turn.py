@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from agent import allowances, approvals, resolutions
+from agent.contracts import Contract, Effect
 from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
 from agent.errors import StoreUnavailable
@@ -39,7 +40,6 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect
 
 TOOL_GRACE_S = 5.0
 """What the tool's function may need beyond the tool's own timeout: to start, and to report."""

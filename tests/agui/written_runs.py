@@ -7,6 +7,7 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from agent.contracts import Effect
 from agent.endings import END, EndReason
 from agent.events import (
     FINDINGS,
@@ -46,7 +47,6 @@ from agent.ports.run_log import NewRun
 from agent.run_state import fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Effect
 
 MODEL = "model-1"
 RUN_ID = "run_01KAGJ8QH0000000000000000A"

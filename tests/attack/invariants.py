@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from agent.contracts import canonical_json
 from agent.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -25,7 +26,6 @@ from agent.events import (
 from agent.identity import Principal, Role
 from agent.project_agui import Positioned
 from agent.run_header import RunHeader
-from agent.tools import canonical_json
 from agent.watching import Room1Reader, read_page
 from support_desk.tools import TOOLS
 from tests.attack.world import ALLOWANCES, PEOPLE, RELEASE, Act, World, tenant_canary, user_canary

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from agent.contracts import Contract, SecretNeed
 from agent.errors import StoreUnavailable, ToolLost
 from agent.execution import execute
 from agent.identity import Principal
@@ -31,7 +32,7 @@ from agent.tool_servers import (
     ServerRejected,
     ServerUnreachable,
 )
-from agent.tools import Contract, SecretNeed, Tool
+from agent.tools import Tool
 
 URL = "https://parcels.example/mcp"
 NUMBER = {"tracking_number": "ABCD1"}

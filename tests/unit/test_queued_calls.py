@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agent.contracts import Effect
 from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, LogContended, LogMoved, StoreUnavailable, ToolLost, TryLater
 from agent.events import (
@@ -30,7 +31,7 @@ from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Arguments, Effect, Tool, ToolContext, tool
+from agent.tools import Arguments, Tool, ToolContext, tool
 from tests import sample_agent
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)

@@ -2,10 +2,10 @@
 
 import pytest
 
+from agent.contracts import Effect
 from agent.endings import EndReason
 from agent.events import Verdict
 from agent.record import RunRecord
-from agent.tools import Effect
 from tests.agui.written_runs import RUNS, WrittenRun
 
 

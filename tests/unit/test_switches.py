@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from agent.contracts import canonical_json
 from agent.controls import Board, Switch, Target
 from agent.endings import END, Status
 from agent.errors import StoreUnavailable, SwitchedOff, ToolLost, UserSwitchedOff
@@ -18,7 +19,6 @@ from agent.ports.model import TextDelta
 from agent.testing.controls import BlindControlBook
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
-from agent.tools import canonical_json
 from tests.sample_agent import FALLBACK, MODEL, QUESTION, SampleCloud
 
 ACME, OWN = Board("acme"), Board("acme", by_tenant=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from agent import run_header, sessions
+from agent.contracts import Effect
 from agent.errors import CallNotDecided
 from agent.events import Decision, ModelCompleted, SessionLoaded, ToolCompleted, ToolQueued, ToolStarted, Verdict
 from agent.execution import execute
@@ -23,7 +24,7 @@ from agent.testing.rooms import FixedPolicy
 from agent.testing.tenant_data import MemoryTable, MemoryTenantData
 from agent.testing.tenant_files import MemoryTenantFiles
 from agent.tool_results import completed
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.tools import Arguments, ToolContext, tool
 from agent.wordless import SENTENCES, require_wordless
 from support_desk.tools import TOOLS
 from tests.sample_agent import QUESTION, SampleCloud
