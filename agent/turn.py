@@ -136,16 +136,17 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
     """Note the results of calls that nobody will bring any more, or that operators have switched off meanwhile."""
     now = run.runtime.clock.now()
     run.unchecked.clear()
+    late: list[Payload] = []
     for decision in _unsettled(turn):
         if decision.call_id in turn.unknown:
             if found := resolutions.judge(run, turn, decision):
-                run.note(found)
+                late.append(found)
             continue
         started, _ = turn.started.get(decision.call_id, (None, 0))
         queued = turn.queued.get(decision.call_id)
         if queued is not None:
             if now >= queued.due_at:
-                run.note(unknown(decision, "expired") if started else not_run(decision, "expired", EXPIRED))
+                late.append(unknown(decision, "expired") if started else not_run(decision, "expired", EXPIRED))
             continue
         contract = _contract(run, decision)
         is_asked = approvals.is_undecided(turn, decision) and decision.call_id in turn.requested
@@ -158,6 +159,9 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
                 run.note(contract_changed(decision))
         elif contract is None or contract.mode == "once" or started.attempt >= MAX_TOOL_ATTEMPTS:
             run.note(unknown(decision, "lost"))
+    if late:
+        # No facts: the queue's worker, or a person, may write about these calls too, and who is first is right.
+        run.append(*late)
 
 
 def _admits(run: HeldRun, turn: Turn, decision: Decision, contract: Contract) -> bool:
