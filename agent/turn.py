@@ -69,9 +69,11 @@ def play(run: HeldRun, turn: Turn, controls: Controls) -> None:
         for decision in _open_calls(run)
         if not decision.queued and (contract := _contract(run, decision))
     ]
-    if run.time_for(sum(map(_patience_s, _batches(inline)))) is None:
+    time_s = run.time_for(sum(map(_patience_s, _batches(inline))))
+    if time_s is None:
         run.hand_over()
         return
+    inline = _fitting(inline, time_s)
     starting = [d for d in _open_calls(run) if d.call_id not in turn.started and d.call_id not in turn.queued]
     allowances.take(run, starting)
     may_start = {decision.call_id for decision in _open_calls(run)}
@@ -126,6 +128,20 @@ def _batches(calls: Sequence[tuple[Decision, Contract]]) -> list[list[tuple[Deci
         else:
             batches.append([call])
     return batches
+
+
+def _fitting(calls: Batch, time_s: float) -> list[tuple[Decision, Contract]]:
+    """Return the first calls, as many as end in the time there is; the first batch in any case.
+
+    What begins later than this holder may live would be unknown afterwards, though it never began.
+    """
+    fitting: list[tuple[Decision, Contract]] = []
+    for batch in _batches(calls):
+        time_s -= _patience_s(batch)
+        if fitting and time_s < 0:
+            break
+        fitting += batch
+    return fitting
 
 
 def _patience_s(batch: Batch) -> float:
