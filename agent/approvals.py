@@ -13,7 +13,7 @@ from agent.events import ApprovalRequested, Decision, ToolCompleted, ToolUse, Ve
 from agent.gate import Gate
 from agent.held_run import HeldRun
 from agent.identity import Role, approval_id
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tool_results import not_run
 
 ANSWER_TIME = timedelta(seconds=60)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from agent.admission import Room1, wake
+from agent.contracts import Contract, Effect
 from agent.errors import (
     AlreadyDecided,
     ApprovalExpired,
@@ -36,8 +37,7 @@ from agent.events import (
 from agent.held_run import read_state
 from agent.identity import ApprovalId, Principal, RunId, UserId, idempotency_key, run_of_approval
 from agent.outside import MAX_TRIES
-from agent.runlog import RunState, Turn
-from agent.tools import Contract, Effect
+from agent.run_state import RunState, Turn
 
 _APPROVAL_ID: TypeAdapter[str] = TypeAdapter(ApprovalId)
 

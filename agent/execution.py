@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent import rows, tracing
 from agent.answer import mended
+from agent.contracts import Contract, canonical_json, sha256_of
 from agent.errors import CallNotDecided, KeepgateError, StoreUnavailable, ToolLost
 from agent.events import MAX_PROGRESS_CHARACTERS, MAX_PROGRESS_NOTES, Decision, Verdict
 from agent.floor import floor
@@ -32,21 +33,13 @@ from agent.held_run import read_state
 from agent.hooks import STRICTNESS
 from agent.identity import CallId, Principal, RunId, TenantId, idempotency_key
 from agent.pinned_call import Outside, PinnedServer
-from agent.ports import Clock, ProgressNotes, RunLog, ToolReply
-from agent.runlog import RunState, Turn
+from agent.ports.clock import Clock
+from agent.ports.jobs import ProgressNotes
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolReply
+from agent.run_state import RunState, Turn
 from agent.secrets import Mask
-from agent.tools import (
-    Arguments,
-    Contract,
-    ReadSecret,
-    TenantData,
-    TenantFiles,
-    Tool,
-    ToolContext,
-    ToolFailed,
-    canonical_json,
-    sha256_of,
-)
+from agent.tools import Arguments, ReadSecret, TenantData, TenantFiles, Tool, ToolContext, ToolFailed
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from agent.controls import Controls
+from agent.endings import END, EndReason, Status
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, StoreUnavailable, TryLater
 from agent.events import (
-    EndReason,
     ModelCompleted,
     ModelFailed,
     ModelStarted,
@@ -21,15 +21,15 @@ from agent.events import (
     RunClaimed,
     RunEnded,
     RunReleased,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
     Usage,
 )
-from agent.ports import RunLog
+from agent.ports.run_log import RunLog
 from agent.release import Release
-from agent.runlog import END, RunHeader, RunState, Turn, extend, step
+from agent.run_header import RunHeader, extend
+from agent.run_state import RunState, Turn, step
 from agent.runtime import Runtime
 from agent.sessions import runs_ahead
 

@@ -11,11 +11,12 @@ from datetime import datetime
 from agent import caps, guardrails, sessions, tracing
 from agent.answer import conclusion
 from agent.budget import assumed_failure, price_of, settle_ended
+from agent.endings import EndReason, Status
 from agent.errors import LogMoved, RunFailed
-from agent.events import EndReason, RunWaiting, Status, WaitingFor
+from agent.events import RunWaiting, WaitingFor
 from agent.held_run import HeldRun, claim
 from agent.model_call import ask, was_shown
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.runtime import Runtime
 from agent.turn import play
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
+from agent.contracts import Contract, Effect
 from agent.dispatch import Dispatcher
 from agent.errors import (
     JobPoisoned,
@@ -28,9 +29,15 @@ from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgre
 from agent.execution import ToolJob, find_call
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
-from agent.ports import Breakers, Clock, ControlBook, ProgressNotes, RunLog, ToolRunner, Wake
+from agent.ports.breakers import Breakers
+from agent.ports.clock import Clock
+from agent.ports.controls import ControlBook
+from agent.ports.jobs import ProgressNotes
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolRunner
+from agent.ports.wake import Wake
 from agent.release import Release
-from agent.runlog import RunState, Turn
+from agent.run_state import RunState, Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
@@ -41,7 +48,7 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect, Tool
+from agent.tools import Tool
 
 logger = logging.getLogger(__name__)
 

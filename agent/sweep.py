@@ -15,8 +15,12 @@ from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
 from agent.events import WorkerLost
 from agent.held_run import MAX_MOVES, read_state
-from agent.ports import Allowances, Clock, Ledger, RunLog, Wake
-from agent.runlog import START_GRACE, RunHeader
+from agent.ports.clock import Clock
+from agent.ports.limits import Allowances
+from agent.ports.money import Ledger
+from agent.ports.run_log import RunLog
+from agent.ports.wake import Wake
+from agent.run_header import START_GRACE, RunHeader
 from agent.sessions import wake_next
 
 logger = logging.getLogger(__name__)

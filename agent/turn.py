@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from agent import allowances, approvals, resolutions
+from agent.contracts import Contract, Effect
 from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
 from agent.errors import StoreUnavailable
@@ -28,7 +29,7 @@ from agent.events import (
 )
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import HeldRun
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
@@ -39,7 +40,6 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect
 
 TOOL_GRACE_S = 5.0
 """What the tool's function may need beyond the tool's own timeout: to start, and to report."""

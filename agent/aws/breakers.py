@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.aws.dynamodb import store_errors
 from agent.errors import TryLater
-from agent.ports import BreakerRules, Clock
+from agent.ports.breakers import BreakerRules
+from agent.ports.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from agent import tracing
 from agent.aws.dynamodb import Backoff, require_passing, store_errors
 from agent.errors import CallNotDecided, FactsUnavailable, ToolLost, ToolUnreached
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient

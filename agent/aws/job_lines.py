@@ -16,8 +16,8 @@ from ulid import ULID
 from agent.aws.dynamodb import Backoff, Item, store_errors, transact
 from agent.errors import StoreUnavailable
 from agent.events import at_utc
-from agent.ports import JobLine, WaitingJob
-from agent.runlog import RunHeader
+from agent.ports.jobs import JobLine, WaitingJob
+from agent.run_header import RunHeader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -28,8 +28,9 @@ from agent.errors import (
 )
 from agent.events import Delta, Event, Payload, at_utc
 from agent.in_flight import patience_s
-from agent.ports import Clock, NewRun
-from agent.runlog import RunHeader, advance, extend
+from agent.ports.clock import Clock
+from agent.ports.run_log import NewRun
+from agent.run_header import RunHeader, advance, extend
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, TenantData, ToolContext, ToolFailed, facts, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, TenantData, ToolContext, ToolFailed, facts, tool
 from support_desk.orders import Currency, HandledOrder, OrderId, find_order, handler_of
 
 MAX_REFUNDS = 20

@@ -8,7 +8,7 @@ from agent import caps, execution
 from agent.events import Verdict
 from agent.gate import Gate
 from agent.identity import Role
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.testing.allowances import MemoryAllowances
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy

@@ -9,7 +9,7 @@ import pytest
 
 from agent.aws.breakers import DynamoDbBreakers
 from agent.errors import ConfigurationInvalid
-from agent.ports import BreakerRules, Breakers
+from agent.ports.breakers import BreakerRules, Breakers
 from agent.testing.breakers import BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.tables import create_table

@@ -10,16 +10,10 @@ import pytest
 
 from agent.aws.dynamodb import Backoff
 from agent.aws.job_lines import DynamoDbJobLines
-from agent.events import (
-    EndReason,
-    ModelCompleted,
-    RunEnded,
-    Status,
-    ToolCompleted,
-    ToolQueued,
-    ToolUse,
-)
-from agent.ports import JobLines, RunLog, WaitingJob
+from agent.endings import EndReason, Status
+from agent.events import ModelCompleted, RunEnded, ToolCompleted, ToolQueued, ToolUse
+from agent.ports.jobs import JobLines, WaitingJob
+from agent.ports.run_log import RunLog
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.run_log import MemoryRunLog
 from tests.contracts.facts import NOW, claim, new_run

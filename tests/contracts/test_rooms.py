@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from agent.aws.dynamodb import Backoff
 from agent.aws.functions import LambdaResourceFacts, LambdaToolRunner, LambdaWake
 from agent.aws.tool_queue import SqsToolQueue
+from agent.contracts import Effect
 from agent.errors import (
     CallNotDecided,
     ConfigurationInvalid,
@@ -25,11 +26,11 @@ from agent.errors import (
     ToolUnreached,
 )
 from agent.events import ToolCompleted
-from agent.ports import ResourceFacts, ToolReply, ToolRunner
+from agent.ports.tool_room import ResourceFacts, ToolReply, ToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessResourceFacts, InProcessToolRunner
 from agent.testing.tenant_data import MemoryTenantData
-from agent.tools import Arguments, Effect, Facts, TenantData, ToolContext, ToolFailed, facts, tool
+from agent.tools import Arguments, Facts, TenantData, ToolContext, ToolFailed, facts, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
 from tests.contracts.conftest import Sleeps

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import ToolLost
 from agent.events import WaitingFor
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from lambdas import problems, shim

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from agent import guards
+from agent.endings import EndReason, Status
 from agent.errors import ConfigurationInvalid, ModelUnavailable
-from agent.events import EndReason, GuardFired, ModelCompleted, Status, ToolCompleted, Verdict
+from agent.events import GuardFired, ModelCompleted, ToolCompleted, Verdict
+from agent.guard import Guard
 from agent.guardrails import guarded_in
-from agent.guards import AnyGuard, Guard
+from agent.guards import AnyGuard
 from agent.hold_back import HoldBack
-from agent.ports import GuardrailTold, ModelStopped, TextDelta
+from agent.ports.model import GuardrailTold, ModelStopped, TextDelta
 from agent.project_agui import Projection
 from agent.record import RunRecord
 from agent.release import Release

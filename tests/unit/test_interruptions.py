@@ -5,10 +5,10 @@ import time
 
 import pytest
 
+from agent.endings import END, Status
 from agent.errors import ModelRequestRejected, ModelThrottled, ModelUnavailable, StoreUnavailable, ToolLost
-from agent.events import ModelFailed, Status, ToolOutcomeUnknown
-from agent.ports import TextDelta
-from agent.runlog import END
+from agent.events import ModelFailed, ToolOutcomeUnknown
+from agent.ports.model import TextDelta
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
 

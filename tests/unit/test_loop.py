@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from agent.events import FeedbackGiven, ModelStarted, RunEnded, Status, ToolCompleted
+from agent.endings import Status
+from agent.events import FeedbackGiven, ModelStarted, RunEnded, ToolCompleted
 from agent.loop import hold
-from agent.ports import ModelStopped, TextDelta
+from agent.ports.model import ModelStopped, TextDelta
 from agent.testing.crash import Killed
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agent.contracts import Effect
+from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, LogContended, LogMoved, StoreUnavailable, ToolLost, TryLater
 from agent.events import (
     CancelRequested,
-    EndReason,
     RunEnded,
     RunWaiting,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
@@ -23,14 +23,15 @@ from agent.events import (
     WaitingFor,
 )
 from agent.execution import ToolJob
-from agent.ports import RunLog, ToolReply
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolReply
 from agent.queued_calls import MAX_MOVES, QueueWorker, give_up, work
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Arguments, Effect, Tool, ToolContext, tool
+from agent.tools import Arguments, Tool, ToolContext, tool
 from tests import sample_agent
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)
