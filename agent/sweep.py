@@ -43,15 +43,26 @@ class Sweeper:
     clock: Clock
 
     def sweep(self, *, limit: int) -> Counter[str]:
-        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on` or `failed`."""
+        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on` or `failed`.
+
+        Raises:
+            Exception: of the last run with which something is wrong that time doesn't heal; all else is looked after.
+        """
         seen: Counter[str] = Counter()
+        broken: Exception | None = None
         for header in self.log.due_runs(self.clock.now(), limit=limit):
             try:
                 seen[self._look_after(header)] += 1
             except TryLater as trouble:
                 seen["failed"] += 1
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
-        return seen + self._move_lines(limit=limit)
+            except Exception as error:  # noqa: BLE001 - raised again, once nobody else has to wait for it
+                broken = error
+                logger.error("a run is broken", extra={"run_id": header.run_id, "error": type(error).__name__})  # noqa: TRY400 - the message may quote it
+        seen += self._move_lines(limit=limit)
+        if broken is not None:
+            raise broken
+        return seen
 
     def _move_lines(self, *, limit: int) -> Counter[str]:
         """Send what waits in line though it has a slot, or could have one; count the jobs as `sent`."""
