@@ -113,7 +113,10 @@ class Sweeper:
     def _look_after(self, header: RunHeader) -> str:
         now = self.clock.now()
         age = now - header.updated_at
-        if not self.log.postpone(header, now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)):
+        again_at = now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)
+        if not header.is_over and now < header.deadline_at:
+            again_at = min(again_at, header.deadline_at)
+        if not self.log.postpone(header, again_at):
             return "moved_on"
         if header.is_over:
             wake_next(self.log, self.wake, header)

@@ -30,8 +30,25 @@ def test_a_run_whose_wake_was_lost_is_woken_after_a_minute_with_growing_pauses()
         cloud.clock.advance(60)
         if sweeper(cloud).sweep(limit=10)["woken"]:
             woken.append(minute)
-    assert woken == [1, 2, 4, 8, 16, 31, 46]
+    assert woken == [1, 2, 4, 8, 16, 31, 46, 60], "and at its deadline"
     assert {run_id for _, run_id in cloud.wake.runs} == {run}
+
+
+def test_a_run_that_waits_behind_another_of_its_session_ends_at_its_deadline_and_no_pause_later():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."), caps={"max_duration_s": 3000})
+    first = cloud.ask(QUESTION, session_id="s")
+    cloud.clock.advance(60)
+    second = cloud.ask(QUESTION, session_id="s")
+    for _ in range(60):
+        while cloud.wake.runs:
+            tenant_id, run = cloud.wake.runs.popleft()
+            if run == second or cloud.state(first).header.status == "queued":
+                cloud.invoke(tenant_id, run)
+        cloud.clock.advance(60)
+        cloud.sweep()
+    header = cloud.state(second).header
+    assert header.reason == "wait_expired"
+    assert header.ended_at - header.deadline_at < timedelta(seconds=61)
 
 
 def test_a_run_is_moved_on_before_it_is_woken_so_one_that_breaks_the_wake_blocks_no_other():
