@@ -13,7 +13,7 @@ from datetime import timedelta
 from agent.budget import settle_ended
 from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
-from agent.events import WorkerLost
+from agent.events import WaitingFor, WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports.clock import Clock
 from agent.ports.limits import Allowances
@@ -21,7 +21,7 @@ from agent.ports.money import Ledger
 from agent.ports.run_log import RunLog
 from agent.ports.wake import Wake
 from agent.run_header import START_GRACE, RunHeader
-from agent.sessions import wake_next
+from agent.sessions import runs_ahead, wake_next
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Sweeper:
     clock: Clock
 
     def sweep(self, *, limit: int) -> Counter[str]:
-        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on` or `failed`.
+        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on`, `left` or `failed`.
 
         Raises:
             Exception: of the last run with which something is wrong that time doesn't heal; all else is looked after.
@@ -123,5 +123,12 @@ class Sweeper:
             if state := read_state(self.log, header.tenant_id, header.run_id):
                 settle_ended(self.log, self.ledger, self.allowances, self.clock, state)
             return "settled"
+        if self._waits_for_session(header):
+            return "left"
         self.wake.wake(header.tenant_id, header.run_id, traceparent=header.traceparent)
         return "woken"
+
+    def _waits_for_session(self, header: RunHeader) -> bool:
+        """Whether a run has to wait for one ahead of it: for days perhaps, and a wake would only ask the same."""
+        is_parked = WaitingFor.SESSION in header.waiting_for and not header.cancel_requested
+        return is_parked and self.clock.now() < header.deadline_at and bool(runs_ahead(self.log, header))
