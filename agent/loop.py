@@ -12,10 +12,11 @@ from datetime import datetime
 from agent import caps, guardrails, sessions, tracing
 from agent.answer import conclusion
 from agent.budget import assumed_failure, price_of, settle_ended
+from agent.claiming import claim
 from agent.endings import EndReason, Status
 from agent.errors import LogMoved, RunFailed, TryLater
 from agent.events import RunWaiting, WaitingFor
-from agent.held_run import HeldRun, claim
+from agent.held_run import HeldRun
 from agent.model_call import ask, was_shown
 from agent.run_header import RunHeader
 from agent.runtime import Runtime

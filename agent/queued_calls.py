@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from agent import tracing
 from agent.contracts import Contract, Effect
+from agent.decided_call import find_call
 from agent.dispatch import Dispatcher
 from agent.errors import (
     JobPoisoned,
@@ -26,7 +27,7 @@ from agent.errors import (
     TryLater,
 )
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted
-from agent.execution import ToolJob, find_call
+from agent.execution import ToolJob
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
 from agent.ports.breakers import Breakers

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from agent.aws.progress import DynamoDbProgressNotes
     from agent.aws.run_log import DynamoDbRunLog
     from agent.contracts import Contract
+    from agent.decided_call import ToolRoom
     from agent.dispatch import Dispatcher
-    from agent.execution import ToolRoom
     from agent.operating import Desk
     from agent.queued_calls import QueueWorker
     from agent.release import Release
@@ -118,7 +118,7 @@ def tool_room(settings: RunToolSettings, tell_changed: "Callable[[Contract], Non
     from agent.aws.secrets import SecretStore
     from agent.aws.stopped_tools import DynamoDbStoppedTools
     from agent.aws.tenant_sessions import Connect, TenantSessions, drop_ambient_credentials
-    from agent.execution import ToolRoom
+    from agent.decided_call import ToolRoom
     from agent.mcp_client import McpClient
     from agent.pinned_call import Outside
 

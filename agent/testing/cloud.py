@@ -13,10 +13,11 @@ from typing import Any
 
 from agent.admission import Question, Room1, admit
 from agent.approving import decide
+from agent.decided_call import ToolRoom
 from agent.dispatch import Dispatcher
 from agent.errors import FactsUnavailable, LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
 from agent.events import ApprovalChoice, ApprovalDecided, Event
-from agent.execution import ToolJob, ToolRoom
+from agent.execution import ToolJob
 from agent.held_run import read_state
 from agent.hooks import Hooks
 from agent.identity import Principal, Role

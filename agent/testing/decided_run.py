@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from agent.contracts import sha256_of
+from agent.decided_call import ToolRoom
 from agent.dispatch import Dispatcher
 from agent.events import (
     Decision,
@@ -17,7 +18,6 @@ from agent.events import (
     ToolUse,
     Verdict,
 )
-from agent.execution import ToolRoom
 from agent.identity import Principal, Role
 from agent.ports.run_log import NewRun, RunLog
 from agent.testing.clock import FakeClock

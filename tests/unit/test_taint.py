@@ -243,7 +243,7 @@ def test_a_gate_without_its_floor_starts_the_call_and_the_tools_room_still_refus
     [result] = cloud.state(runs[0]).turns[1].results.values()
     assert json.loads(result.content)["error"] == "call_refused"
     assert not any(name.startswith("save") for name in cloud.effects)
-    monkeypatch.setattr("agent.execution.floor", lambda effect, **around: Verdict.ALLOW)
+    monkeypatch.setattr("agent.decided_call.floor", lambda effect, **around: Verdict.ALLOW)
     cloud, _ = live([[[LOOK], [SAVE]]], itertools.repeat("reject"))
     assert any(name.startswith("save") for name in cloud.effects), "it is the room's own look that refuses"
 
