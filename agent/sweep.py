@@ -13,7 +13,7 @@ from datetime import timedelta
 from agent.budget import settle_ended
 from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
-from agent.events import WaitingFor, WorkerLost
+from agent.events import RunClaimed, WaitingFor, WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports.clock import Clock
 from agent.ports.limits import Allowances
@@ -78,8 +78,9 @@ class Sweeper:
     def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
         """Record that the invocation `owner` died on a run, and wake the run.
 
-        An invocation that died before it claimed anything is made up for once. The next is left to the sweep, whose
-        backoff a function that always dies at its start can't turn into a storm.
+        An invocation that died before it claimed anything, or recorded nothing after its claim, is made up for once.
+        The next is left to the sweep: a function that always dies at its start makes no storm, and a store that is
+        silent for some minutes costs a run these minutes, not all the claims that may come to nothing.
 
         Raises:
             TryLater: not recorded; the run stays due at the end of the dead holder's lease.
@@ -96,8 +97,14 @@ class Sweeper:
                 self.log.append(header, [lost], at=self.clock.now(), outside=True)
             except LogMoved:
                 continue
-            self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
+            if not self._came_to_nothing_again(header):
+                self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
             return
+
+    def _came_to_nothing_again(self, dead: RunHeader) -> bool:
+        """Whether the dead holder recorded nothing, like the one before it."""
+        last = self.log.events(dead.tenant_id, dead.run_id, after=max(0, dead.next_seq - 3), limit=2)
+        return [type(event.data) for event in last] == [WorkerLost, RunClaimed]
 
     def _wake_once_more(self, header: RunHeader) -> None:
         """Wake a run that nobody holds, unless that was done, or the sweep has come by, since its last event."""
