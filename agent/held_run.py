@@ -45,6 +45,10 @@ claim that came to nothing."""
 LEASE_MARGIN_S = 10.0
 """What is kept of a lease for the last appends."""
 
+MAX_EVENTS = 60
+"""In one append of a holder. The log takes more, but its items are not the only ones of the transaction: a turn's
+queued calls get in line with it, a run leaves its sets."""
+
 PAGE = 1000
 
 OBSERVED = (ModelStarted, ModelCompleted, ModelFailed, ToolStarted, ToolCompleted, ToolOutcomeUnknown)
@@ -158,18 +162,23 @@ class HeldRun:
         self._tell(fact)
 
     def append(self, *decisions: Payload) -> None:
-        """Write the facts noted so far and these decisions, in one transaction.
+        """Write the facts noted so far and these decisions, in one transaction, or before it facts beyond `MAX_EVENTS`.
 
         Raises:
             LogMoved: somebody else wrote first. The facts are kept; `reload` and decide again.
         """
-        payloads = [*self._facts, *decisions]
-        after = self._with(self._logged, payloads)
-        self.runtime.log.append(self._logged.header, payloads, at=after.header.updated_at)
-        self._logged = self.state = after
-        self._facts, self._moves, self.is_fresh = [], 0, False
+        while len(self._facts) + len(decisions) > MAX_EVENTS and self._facts:
+            self._write(self._facts[:MAX_EVENTS], then=self._facts[MAX_EVENTS:])
+        self._write([*self._facts, *decisions])
         for decision in decisions:
             self._tell(decision)
+
+    def _write(self, payloads: Sequence[Payload], then: Sequence[Payload] = ()) -> None:
+        after = self._with(self._logged, payloads)
+        self.runtime.log.append(self._logged.header, payloads, at=after.header.updated_at)
+        self._logged, self._facts = after, list(then)
+        self.state = self._with(after, then)
+        self._moves, self.is_fresh = 0, False
 
     def write(self) -> None:
         """Write the facts noted so far, if there are any. Raises as `append` does."""
@@ -273,9 +282,8 @@ def _require_going(controls: Controls) -> Controls:
 
 
 def state_after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:
-    """Return the state that an append of these leads to."""
-    if payloads:
-        events, _ = extend(state.header, payloads, at=at, nonce="")
-        for event in events:
-            state = step(state, event)
+    """Return the state that appends of these lead to."""
+    for payload in payloads:
+        [event], _ = extend(state.header, [payload], at=at, nonce="")
+        state = step(state, event)
     return state

@@ -119,6 +119,16 @@ def test_a_limit_of_none_sends_nothing_and_a_lowered_one_lets_what_is_sent_be(of
     assert office.take(1) == [(second, "call_1_0")]
 
 
+def test_a_limit_far_below_what_is_in_the_queue_already_sends_nothing_and_is_no_failure(office: Office) -> None:
+    first = office.queue(4)
+    assert len(office.take(4)) == 4
+    second = office.queue(6)
+    assert office.take(1) == []
+    for call in range(4):
+        office.complete(first, f"call_1_{call}")
+    assert office.take(1) == [(second, "call_1_0")]
+
+
 def test_takers_at_once_take_each_job_once_and_no_more_than_there_are_slots(office: Office) -> None:
     office.queue(4)
     office.queue(4)

@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
-from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError, SSLError
 from moto.core.botocore_stubber import MockRawResponse
 from pydantic import BaseModel
 
@@ -283,10 +283,11 @@ def test_what_can_not_be_reached_in_bounded_attempts_did_not_begin(
     "fault",
     [
         ReadTimeoutError(endpoint_url="https://lambda"),
+        SSLError(endpoint_url="https://lambda", error=OSError("bad record mac")),
         response(500, {}, code="ServiceException"),
         response(200, {"errorType": "Runtime.ExitError"}, function_error="Unhandled"),
     ],
-    ids=["no answer", "server error", "the function died"],
+    ids=["no answer", "broken off", "server error", "the function died"],
 )
 def test_what_may_have_begun_is_lost_and_never_tried_again(
     lambda_runner: LambdaToolRunner, aws_lambda: Lambda, fault: Exception | AWSResponse

@@ -106,6 +106,7 @@ def test_an_approval_given_in_time_and_acted_on_too_late_has_expired():
     cloud.clock.advance((expires_at - cloud.clock.now()).total_seconds())
     cloud.run_until_idle()
     assert code_of(only_result(cloud, run)) == "approval_expired"
+    assert "was approved" in only_result(cloud, run).content
     assert cloud.effects == Counter()
 
 
