@@ -238,6 +238,16 @@ def test_every_log_group_masks_personal_data_and_secrets(deployment: Deployment)
     assert unmasking == []
 
 
+def test_a_pattern_of_our_own_is_one_that_cloudwatch_logs_takes(deployment: Deployment) -> None:
+    """The user guide, "Custom data identifiers": a log group with any other sign is refused at the deployment."""
+    for group in deployment.of_type("AWS::Logs::LogGroup"):
+        own = group["DataProtectionPolicy"]["Configuration"]["CustomDataIdentifier"]
+        assert 0 < len(own) <= 10
+        for identifier in own:
+            assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", identifier["Name"])
+            assert re.fullmatch(r"[A-Za-z0-9_#=@/;,\- ^$?\[\]{}|\\*+.]{1,200}", identifier["Regex"])
+
+
 def test_model_calls_pass_a_guardrail_where_the_stage_has_one(deployment: Deployment) -> None:
     guardrails = deployment.of_type("AWS::Bedrock::Guardrail")
     assert len(guardrails) == bool(deployment.stage.guardrail_strength)
