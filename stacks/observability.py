@@ -1,8 +1,11 @@
 """What an operator sees first: one dashboard, the alarms, and how many requests X-Ray samples.
 
 An alarm stands only where somebody should act. The log groups belong to their functions: here they would tie the
-stacks into a cycle.
+stacks into a cycle. Functions are named, not referred to: a reference is an export, and CloudFormation replaces no
+function whose name another stack imports.
 """
+
+from collections.abc import Sequence
 
 from aws_cdk import Duration
 from aws_cdk import aws_apigateway as apigateway
@@ -19,6 +22,7 @@ from constructs import Construct
 from stacks.agent import AgentStack
 from stacks.config import Stage
 from stacks.constructs.room_function import RoomFunction
+from stacks.constructs.run_api import API_STAGE
 from stacks.edge import EdgeStack
 from stacks.stage_stack import StageStack
 from stacks.state import StateStack
@@ -53,7 +57,7 @@ class ObservabilityStack(StageStack):
                 rule_name=stage.resource_name("requests"),
                 priority=100,
                 service_type="AWS::ApiGateway::Stage",  # it begins a trace and decides for all that follows
-                service_name=f"{self._api.rest_api_name}/{self._api.deployment_stage.stage_name}",
+                service_name=f"{self._api.rest_api_name}/{API_STAGE}",
                 http_method="*",
                 host="*",
                 url_path="*",
@@ -79,15 +83,15 @@ class ObservabilityStack(StageStack):
                     _graph("Refused and failed", refused, _server_errors(api)),
                 ],
                 [
-                    _graph("Function errors", *map(_errors, self._functions)),
-                    _graph("Function throttles", *map(_throttles, self._functions)),
+                    _graph("Function errors", *_by_door(self._functions, "Errors")),
+                    _graph("Function throttles", *_by_door(self._functions, "Throttles")),
                 ],
                 [
                     _graph("Runs ended, by reason", _ended(stage, "RunsEnded")),
                     _graph("Micro-dollars spent by ended runs, by reason", _ended(stage, "CostMicros")),
                 ],
                 [
-                    _graph("Longest invocation, ms", *map(_longest, self._functions)),
+                    _graph("Longest invocation, ms", *_by_door(self._functions, "Duration", "Maximum")),
                     _graph("Tool jobs", _depth(queue), running, _depth(self._dead_letters)),
                 ],
             ],
@@ -123,9 +127,9 @@ class ObservabilityStack(StageStack):
 
         for function in self._functions:
             says = f"{function.door} raises, times out or is killed: read its log group."
-            alarm(f"{function.door}-errors", says, function.function.metric_errors(period=PERIOD), 0)
+            alarm(f"{function.door}-errors", says, _of(function, "Errors"), 0)
             says = f"{function.door} is refused: raise the account's concurrency, or lower the API's rates."
-            alarm(f"{function.door}-throttles", says, function.function.metric_throttles(period=PERIOD), 0)
+            alarm(f"{function.door}-throttles", says, _of(function, "Throttles"), 0)
         alarm(
             "dead-letters",
             "A tool job failed three times; its run was told. Read the message, then the worker's log.",
@@ -162,7 +166,7 @@ class ObservabilityStack(StageStack):
             "Alarm-sweeper-silent",
             alarm_name=stage.resource_name("sweeper-silent"),
             alarm_description="The sweeper doesn't run each minute: lost runs stay lost. Look at its schedule.",
-            metric=sweeper.function.metric_invocations(period=PERIOD),
+            metric=_of(sweeper, "Invocations"),
             threshold=1,
             evaluation_periods=2,
             comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
@@ -174,16 +178,18 @@ def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
     return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)
 
 
-def _errors(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_errors(period=PERIOD, label=function.door)
+def _of(function: RoomFunction, metric: str, statistic: str = "Sum") -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace="AWS/Lambda",
+        metric_name=metric,
+        dimensions_map={"FunctionName": function.name},
+        period=PERIOD,
+        statistic=statistic,
+    )
 
 
-def _throttles(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_throttles(period=PERIOD, label=function.door)
-
-
-def _longest(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_duration(period=PERIOD, statistic="Maximum", label=function.door)
+def _by_door(functions: Sequence[RoomFunction], metric: str, statistic: str = "Sum") -> list[cloudwatch.Metric]:
+    return [_of(function, metric, statistic).with_(label=function.door) for function in functions]
 
 
 def _depth(queue: sqs.IQueue) -> cloudwatch.Metric:

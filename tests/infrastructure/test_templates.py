@@ -202,6 +202,15 @@ def test_the_sweeper_runs_each_minute(deployment: Deployment) -> None:
     assert rule["State"] == "ENABLED"
 
 
+def test_no_stack_imports_a_function_which_then_could_not_be_replaced(deployment: Deployment) -> None:
+    """CloudFormation refuses to change an export that is in use: `isolates_tenants` could not be turned on or off."""
+    for part in ("Agent", "Edge"):
+        functions = deployment[part].of_type("AWS::Lambda::Function")
+        for name, output in deployment[part].document["Outputs"].items():
+            if "Export" in output:
+                assert output["Value"].get("Ref") not in functions, name
+
+
 def test_the_outputs_are_those_that_the_local_cloud_and_operators_read(deployment: Deployment) -> None:
     outputs = {
         part: {name for name in template.document["Outputs"] if not name.startswith("Exports")}
