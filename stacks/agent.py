@@ -132,7 +132,7 @@ class AgentStack(StageStack):
         self._may_move_lines(function)
         function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys=("BREAKER#*",))
         function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
-        for model_id in read_model_ids(stage.agent, stage.release):
+        for model_id in read_model_ids(stage.agent):
             allow_model(function, model_id)
         return function
 

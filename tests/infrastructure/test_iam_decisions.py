@@ -374,7 +374,7 @@ def test_the_agent_streams_from_the_pinned_models_through_their_profiles_and_not
     simulator: Simulator, account: Account
 ) -> None:
     stream, profile_key = "bedrock:InvokeModelWithResponseStream", "bedrock:InferenceProfileArn"
-    for model in read_model_ids("support_desk", "support-desk-1"):
+    for model in read_model_ids("support_desk"):
         profile = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:inference-profile/{model}"
         foundation = f"arn:aws:bedrock:{REGION}::foundation-model/{model.partition('.')[2]}"
         through, past = {profile_key: profile}, {profile_key: f"{profile}-other"}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from cfnlint import api as cfn_lint
 import app
 from agent import contract_lock
 from agent.errors import ConfigurationInvalid
+from stacks import contracts
 from stacks.config import STAGES, DeniedTopic
 from stacks.contracts import read_rights
 from tests.infrastructure.templates import Deployment, synthesize
@@ -285,6 +287,36 @@ def test_a_stages_denied_topics_are_its_guardrails_and_a_change_is_a_new_version
     before = synthesize(STAGES["dev"], tmp_path / "b")["Agent"]
     [new], [old] = (set(t.of_type("AWS::Bedrock::GuardrailVersion")) for t in (template, before))
     assert new != old
+
+
+def test_a_version_of_the_guardrail_outlives_the_deployment_that_replaces_it(deployment: Deployment) -> None:
+    for version in deployment["Agent"].of_type("AWS::Bedrock::GuardrailVersion").values():
+        assert version["DeletionPolicy"] == version["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.fixture
+def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of agents that the stacks read from, with the sample's in it."""
+    copy = tmp_path / "support_desk"
+    shutil.copytree(contracts.ROOT / "support_desk", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(contracts, "ROOT", tmp_path)
+    return copy / "releases"
+
+
+def test_the_agent_may_call_the_models_of_every_release_that_some_run_may_have_begun_under(agents: Path) -> None:
+    newest = (agents / "support-desk-1.toml").read_text(encoding="utf-8")
+    (agents / "support-desk-2.toml").write_text(newest.replace("claude-haiku-4-5-20251001-v1:0", "claude-haiku-9-v1:0"))
+    found = contracts.read_model_ids("support_desk")
+    assert "global.anthropic.claude-haiku-9-v1:0" in found
+    assert "global.anthropic.claude-haiku-4-5-20251001-v1:0" in found
+
+
+def test_a_release_may_keep_its_model_to_an_area(agents: Path, tmp_path: Path) -> None:
+    for release in agents.glob("*.toml"):
+        text = release.read_text(encoding="utf-8").replace("global.anthropic", "eu.anthropic")
+        release.write_text(text, encoding="utf-8")
+    policies = synthesize(STAGES["dev"], tmp_path / "out")["Agent"].properties("AWS::IAM::Policy")
+    assert "inference-profile/eu.anthropic.claude-haiku-4-5-20251001-v1:0" in json.dumps(policies)
 
 
 def test_a_strength_there_is_not_is_refused() -> None:
