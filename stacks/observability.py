@@ -19,6 +19,7 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_xray as xray
 from constructs import Construct
 
+from agent.endings import EndReason
 from stacks.agent import AgentStack
 from stacks.config import Stage
 from stacks.constructs.room_function import RoomFunction
@@ -31,6 +32,23 @@ PERIOD = Duration.minutes(5)
 QUEUE_PATIENCE = Duration.minutes(10)
 """How old the oldest tool job may get: about the longest that a run waits for one."""
 Missing = cloudwatch.TreatMissingData
+ENDS_TO_LOOK_INTO = {
+    "platform-budget-spent": (
+        EndReason.BUDGET_PLATFORM,
+        "The platform's budget of this month is spent, so all runs end: raise the limit, or find who spends.",
+    ),
+    "runs-failing": (EndReason.INTERNAL_ERROR, "Runs end with internal_error: read run_agent's log."),
+    "models-unavailable": (
+        EndReason.MODEL_UNAVAILABLE,
+        "Neither a release's model nor its fallback answers: look at Bedrock's quotas, model access, status.",
+    ),
+    "policies-unavailable": (EndReason.POLICY_UNAVAILABLE, "No call can be decided: read run_agent's log."),
+    "releases-unavailable": (
+        EndReason.RELEASE_UNAVAILABLE,
+        "Runs are bound to a release that run_agent can't use: deploy its file, tools and prices again.",
+    ),
+}
+"""By alarm: the ends of runs that are nobody's but the platform's to mend."""
 
 
 class ObservabilityStack(StageStack):
@@ -46,7 +64,7 @@ class ObservabilityStack(StageStack):
         self._sample(stage)
         self._dashboard(stage)
         if stage.alarms:
-            self._alarms(stage, state.key, sweeper=agent.sweep_runs)
+            self._alarms(stage, state.key, agent=agent.run_agent, sweeper=agent.sweep_runs)
 
     def _sample(self, stage: Stage) -> None:
         """Sample by a rule of our own: X-Ray's default, one a second and 5 %, would drop most runs."""
@@ -97,7 +115,7 @@ class ObservabilityStack(StageStack):
             ],
         )
 
-    def _alarms(self, stage: Stage, key: kms.IKey, *, sweeper: RoomFunction) -> None:
+    def _alarms(self, stage: Stage, key: kms.IKey, *, agent: RoomFunction, sweeper: RoomFunction) -> None:
         topic = sns.Topic(self, "Alarms", display_name=f"Keepgate {stage.name}", master_key=key, enforce_ssl=True)
         # The policy that demands TLS replaces SNS's own, which would have let this account's alarms in.
         topic.add_to_resource_policy(
@@ -132,7 +150,7 @@ class ObservabilityStack(StageStack):
             alarm(f"{function.door}-throttles", says, _of(function, "Throttles"), 0)
         alarm(
             "dead-letters",
-            "A tool job failed three times; its run was told. Read the message, then the worker's log.",
+            "A tool job was delivered in vain too often: read the message, then the worker's log.",
             _depth(self._dead_letters),
             0,
         )
@@ -142,16 +160,12 @@ class ObservabilityStack(StageStack):
             self._queue.metric_approximate_age_of_oldest_message(period=PERIOD),
             QUEUE_PATIENCE.to_seconds(),
         )
+        for name, (reason, says) in ENDS_TO_LOOK_INTO.items():
+            alarm(name, says, _runs_ended(stage, reason), 0)
         alarm(
-            "platform-budget-spent",
-            "The platform's budget of this month is spent, so all runs end: raise the limit, or find who spends.",
-            _runs_ended(stage, "budget_platform"),
-            0,
-        )
-        alarm(
-            "runs-failing",
-            "Runs end with internal_error: read run_agent's log.",
-            _runs_ended(stage, "internal_error"),
+            "deaths-untold",
+            "The sweeper isn't told of dead invocations, so runs wait for their leases: run_agent may not invoke it.",
+            _of(agent, "DestinationDeliveryFailures"),
             0,
         )
         alarm(
@@ -200,9 +214,9 @@ def _server_errors(api: apigateway.RestApi) -> cloudwatch.Metric:
     return api.metric_server_error(period=PERIOD, statistic="Sum")
 
 
-def _runs_ended(stage: Stage, reason: str) -> cloudwatch.Metric:
-    """Return how many runs the agent ended for `reason` (`agent.events.EndReason`); see `lambdas.telemetry`."""
-    dimensions = {"service": "run_agent", "stage": stage.name, "reason": reason}
+def _runs_ended(stage: Stage, reason: EndReason) -> cloudwatch.Metric:
+    """Return how many runs the agent ended for `reason`; see `lambdas.telemetry`."""
+    dimensions = {"service": "run_agent", "stage": stage.name, "reason": str(reason)}
     return cloudwatch.Metric(
         namespace="Keepgate", metric_name="RunsEnded", dimensions_map=dimensions, period=PERIOD, statistic="Sum"
     )
