@@ -187,15 +187,27 @@ def test_a_job_is_taken_alone_and_ends_in_the_dead_letter_queue_after_the_delive
 
 
 def test_a_failed_wake_up_is_never_repeated_and_goes_to_the_sweeper_at_once(deployment: Deployment) -> None:
-    [config] = deployment.of_type("AWS::Lambda::EventInvokeConfig")
+    template = deployment["Agent"]
+    [config] = [c for c in deployment.of_type("AWS::Lambda::EventInvokeConfig") if "DestinationConfig" in c]
     assert config["MaximumRetryAttempts"] == 0
     assert config["MaximumEventAgeInSeconds"] <= 300
-    template = deployment["Agent"]
     sweeper = config["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
     agent = config["FunctionName"]["Ref"]
     names = {name: f["Properties"]["FunctionName"] for name, f in template.of_type("AWS::Lambda::Function").items()}
     assert names[agent].endswith("run-agent")
     assert names[sweeper].endswith("sweep-runs")
+
+
+def test_what_waits_for_the_sweeper_is_tried_again_and_does_not_pile_up_for_hours(deployment: Deployment) -> None:
+    template = deployment["Agent"]
+    functions = template.of_type("AWS::Lambda::Function")
+    configs = {
+        functions[config["FunctionName"]["Ref"]]["Properties"]["FunctionName"]: config
+        for config in template.properties("AWS::Lambda::EventInvokeConfig")
+    }
+    sweeping = configs[f"keepgate-{deployment.stage.name}-sweep-runs"]
+    assert sweeping["MaximumRetryAttempts"] == 2
+    assert sweeping["MaximumEventAgeInSeconds"] == deployment.functions()["run_agent"]["Timeout"]
 
 
 def test_the_sweeper_runs_each_minute(deployment: Deployment) -> None:
