@@ -41,6 +41,7 @@ class StateStack(StageStack):
                     principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
                     actions=["kms:Decrypt", "kms:GenerateDataKey"],
                     resources=["*"],  # in a key's policy: this key
+                    conditions={"StringEquals": {"aws:SourceAccount": self.account}},
                 )
             )
 

@@ -245,6 +245,18 @@ def test_the_key_is_used_only_through_the_services_that_encrypt_with_it(statemen
             assert service.partition(".")[0] in {"dynamodb", "s3", "secretsmanager"}
 
 
+def test_whom_the_stage_lets_in_as_a_service_acts_for_this_account_alone(prod: Deployment) -> None:
+    """The confused deputy: a service works for everybody, and its principal is the same for all."""
+    policies = [
+        *(key["KeyPolicy"] for key in prod.of_type("AWS::KMS::Key")),
+        *(topic["PolicyDocument"] for topic in prod.of_type("AWS::SNS::TopicPolicy")),
+    ]
+    services = [s for policy in policies for s in policy["Statement"] if "Service" in as_list(s["Principal"])[0]]
+    assert len(services) == 2
+    for statement in services:
+        assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
 def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(prod: Deployment) -> None:
     template = prod["Agent"]
     found = {}
