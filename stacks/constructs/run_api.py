@@ -56,13 +56,7 @@ class RunApi(Construct):
         stream_events: lambda_.IFunction,
     ) -> None:
         super().__init__(scope, construct_id)
-        self.access_log = logs.LogGroup(
-            self,
-            "AccessLog",
-            data_protection_policy=protection(),
-            retention=logs.RetentionDays[stage.log_retention],
-            removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
-        )
+        self.access_log = self._log_group("AccessLog", stage)
         self.api = apigateway.RestApi(
             self,
             "Api",
@@ -73,6 +67,9 @@ class RunApi(Construct):
             cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
             deploy_options=self._stage_options(stage),
         )
+        # The gateway makes this group where it finds none: kept for ever, and without protection.
+        executions = f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{API_STAGE}"
+        self.api.deployment_stage.node.add_dependency(self._log_group("ExecutionLog", stage, executions))
         accept(
             self.api,
             "API Gateway writes all logs of an account through one role and names the groups of executions itself; AWS"
@@ -113,6 +110,16 @@ class RunApi(Construct):
         for resource, verbs in self._verbs.items():
             answer_preflight(resource, cors, verbs)
         answer_with_problems(self, self.api, cors)
+
+    def _log_group(self, construct_id: str, stage: Stage, name: str | None = None) -> logs.LogGroup:
+        return logs.LogGroup(
+            self,
+            construct_id,
+            log_group_name=name,
+            data_protection_policy=protection(),
+            retention=logs.RetentionDays[stage.log_retention],
+            removal_policy=RemovalPolicy.RETAIN if stage.keeps_data else RemovalPolicy.DESTROY,
+        )
 
     def _stage_options(self, stage: Stage) -> apigateway.StageOptions:
         return apigateway.StageOptions(

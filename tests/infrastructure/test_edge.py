@@ -118,6 +118,16 @@ def test_access_logs_are_json_and_hold_no_header_no_query_and_no_path_value(depl
         assert not re.search(r"path$|header|query|identity|authorizer\.(?!claims\.(sub|client_id)$)", value), value
 
 
+def test_the_log_that_the_gateway_would_make_itself_is_there_before_it(deployment: Deployment) -> None:
+    template = deployment["Edge"]
+    [api] = template.of_type("AWS::ApiGateway::RestApi")
+    [stage] = template.of_type("AWS::ApiGateway::Stage").values()
+    name = {"Fn::Join": ["", ["API-Gateway-Execution-Logs_", {"Ref": api}, f"/{stage['Properties']['StageName']}"]]}
+    groups = template.of_type("AWS::Logs::LogGroup")
+    [group] = [logical_id for logical_id, g in groups.items() if g["Properties"].get("LogGroupName") == name]
+    assert group in stage["DependsOn"]
+
+
 def test_the_api_is_regional(deployment: Deployment) -> None:
     assert deployment["Edge"].only("AWS::ApiGateway::RestApi")["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
 
