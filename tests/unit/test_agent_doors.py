@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from agent.errors import StoreUnavailable
 from agent.events import RunClaimed
-from agent.sweep import Sweeper
 from agent.testing.model import says
 from lambdas import run_agent, sweep_runs
 from tests.sample_agent import QUESTION, SampleCloud
@@ -66,23 +65,12 @@ def test_a_wake_that_is_none_is_refused(event):
         run_agent.door(SampleCloud(says("Never.")).runtime(), pytest.fail)(event, Context())
 
 
-def sweeper(cloud):
-    return Sweeper(
-        log=cloud.log,
-        ledger=cloud.ledger,
-        allowances=cloud.allowances,
-        wake=cloud.wake,
-        dispatcher=cloud.dispatcher(),
-        clock=cloud.clock,
-    )
-
-
 def test_the_schedule_sweeps():
     cloud = SampleCloud(says("Done."))
     run = cloud.ask(QUESTION)
     cloud.wake.runs.clear()
     cloud.clock.advance(61)
-    sweep_runs.door(sweeper(cloud))({"source": "aws.events", "detail": {}}, Context())
+    sweep_runs.door(cloud.sweeper())({"source": "aws.events", "detail": {}}, Context())
     assert list(cloud.wake.runs) == [("acme", run)]
 
 
@@ -105,7 +93,7 @@ def test_a_failure_record_buries_the_invocation_it_names():
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
         "responsePayload": {"errorMessage": "Task timed out"},
     }
-    sweep_runs.door(sweeper(cloud))(record, Context())
+    sweep_runs.door(cloud.sweeper())(record, Context())
     assert cloud.events(run)[-1].data.model_dump() == {
         "type": "worker.lost",
         "owner": "request-7",
@@ -118,5 +106,5 @@ def test_a_failure_record_buries_the_invocation_it_names():
 def test_a_failure_record_of_what_was_no_wake_is_noted_and_done_with(payload):
     cloud = SampleCloud(says("Done."))
     record = {"requestContext": {"requestId": "r", "condition": "RetriesExhausted"}, "requestPayload": payload}
-    sweep_runs.door(sweeper(cloud))(record, Context())
+    sweep_runs.door(cloud.sweeper())(record, Context())
     assert not cloud.wake.runs
