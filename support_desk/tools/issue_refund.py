@@ -65,6 +65,7 @@ def _earlier(data: TenantData, order_id: str) -> list[dict[str, Any]]:
     facts=refundable_order,
     data_actions=("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"),
     errors=("order_not_found", "refund_too_large"),
+    if_unknown="ask_person",  # it is money: whether it was paid back is not for the model to guess
     trusted=True,
     shown_to_user=True,
     parallel=False,
