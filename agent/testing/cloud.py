@@ -136,10 +136,12 @@ class MemoryCloud:
         question = Question(input=text, session_id=session_id)
         return admit(room, principal, question, idempotency_key=idempotency_key).run_id
 
-    def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
+    def cancel(
+        self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme", process: Process | None = None
+    ) -> None:
         """Ask for a run to end."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
-        cancel(self.room1(), principal, run_id)
+        cancel(self.room1(process), principal, run_id)
 
     def approver(self, user_id: str = "bea", *, tenant_id: str = "acme") -> Principal:
         """Return a person who may approve, and is known to the directory."""
@@ -166,7 +168,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             wake=process.wrap(self.wake, StoreUnavailable),
             clock=self.clock,
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             release=self.release,
             controls=process.wrap(self.controls, StoreUnavailable),
             contracts={name: tool.contract for name, tool in self.tools.items()},
@@ -179,7 +181,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             facts=process.wrap(self.facts, FactsUnavailable),
@@ -286,7 +288,7 @@ class MemoryCloud:
         return Dispatcher(
             lines=process.wrap(self.lines, StoreUnavailable),
             queue=process.wrap(self.queue, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             clock=self.clock,
         )
 
