@@ -8,6 +8,7 @@ Known limit: letters of other scripts that look alike stay what they are: a Cyri
 """
 
 import unicodedata
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -80,6 +81,16 @@ class Folded:
         if place >= len(self.text):
             return self.length
         return place if self._origins is None else self._origins[place]
+
+    def place(self, origin: int) -> int:
+        """Return where in the folded text the first character stands that came from there or later."""
+        return min(origin, len(self.text)) if self._origins is None else bisect_left(self._origins, origin)
+
+    def since(self, place: int) -> "Folded":
+        """Return the rest of it, from a folded character on."""
+        begin = self.origin(place)
+        origins = self._origins and [origin - begin for origin in self._origins[place:]]
+        return Folded(self.text[place:], self.raw[begin:], origins)
 
 
 def fold(text: str) -> Folded:

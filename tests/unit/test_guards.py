@@ -20,6 +20,40 @@ def kinds(table: dict[str, Any], text: str, **about: Any) -> set[str]:
     return {kind for kind, _, _ in guard.find(fold(text), About("acme", **about))}
 
 
+OTHERWISE = [
+    # Character references, which Markdown undoes in the address of a link.
+    "[x](https&colon;&sol;&sol;evil.example/?d=1)",
+    "[x](&#104;&#x74;&#116;&#112;&#115;&#58;&#47;&#47;evil.example)",
+    "[x](/&sol;evil.example)",
+    "[x](javascript&colon;alert(1))",
+    '[x](https://shop.example"&commat;evil.example)',
+    # Backslashes before punctuation: likewise.
+    "[x](https\\://evil.example)",
+    "[x](https://shop.example\\.evil.example)",
+    "[x](https://shop.example\\@evil.example)",
+    "[x](/\\/evil.example)",
+    # All before an @ is a user's name, up to a real slash, question mark or hash.
+    '[x](https://shop.example"@evil.example)',
+    "https://shop.example{@evil.example",
+    "https://shop.example)@evil.example",
+    "[x](<https://shop.example @evil.example>)",
+    "[x](<https://shop.example\t@evil.example>)",
+    "https://shop.example\uff0f@evil.example",
+    "https://shop.example\uff1f@evil.example",
+    "[x](https://shop.example\u00a0@evil.example)",
+    "https://shop.example)" + "a" * 400 + "@evil.example",
+    'https://"@evil.example',
+    # Browsers take any number of slashes, and none; and hosts that are no names.
+    "[x](///evil.example)",
+    "https://///evil.example",
+    "https:" + "/" * 300 + "evil.example",
+    "[x]://evil.example/d",
+    "[x](//3405803777/d)",
+    "[x](//\u00f6vil/d)",
+    "https://[2001:db8::1]/d",
+    "[x](//[2001:db8::1]/d)",
+]
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -207,11 +241,20 @@ def test_scope() -> None:
         ("e.g. and/or, 1/2, TCP/IP, see below: data: 5", set()),
         ("ftp://shop.example", {"link"}),
         ("ｈttps://evil。example", {"link"}),
+        ("See (https://shop.example), <https://shop.example> or https://shop.example\u00a0!", set()),
+        ("https://shop.example/a\\_b?c=1&amp;d=2 and R&D // or \\* 5\\.", set()),
+        ("Say https:// and not http:// before it; // no comment //either", set()),
     ],
 )
 def test_links(text: str, found: set[str]) -> None:
     table = {"at": "answer", "check": "links", "hosts": ["shop.example", ".docs.example"]}
     assert kinds(table, text) == found
+
+
+@pytest.mark.parametrize("text", OTHERWISE)
+def test_an_address_is_found_however_it_is_spelt(text: str) -> None:
+    table = {"at": "answer", "check": "links", "hosts": ["shop.example", ".docs.example"]}
+    assert kinds(table, text) == {"link"}
 
 
 def test_images_of_allowed_hosts_may_stand_where_the_release_says_so() -> None:
