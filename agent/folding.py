@@ -18,13 +18,19 @@ _JOINED_DOTS = "\u3002\uff0e\uff61\u2024"
 
 
 def is_unseen(character: str) -> bool:
-    """Tell whether a character shows nothing: format characters, variation selectors, fillers, control characters."""
+    """Tell whether a character shows nothing: format characters, variation selectors, fillers, control characters.
+
+    Source: Unicode's property Default_Ignorable_Code_Point, which holds what is not assigned yet, too; and the blank
+    of Braille.
+    """
     point = ord(character)
     return (
         (unicodedata.category(character) in {"Cf", "Cc"} and character not in "\n\r\t")
         or 0xFE00 <= point <= 0xFE0F
-        or 0xE0100 <= point <= 0xE01EF
-        or character in "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+        or 0x180B <= point <= 0x180F
+        or 0xFFF0 <= point <= 0xFFF8
+        or 0xE0000 <= point <= 0xE0FFF
+        or character in "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
     )
 
 
