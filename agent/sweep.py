@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from agent.budget import settle_ended
 from agent.dispatch import Dispatcher
-from agent.errors import LogMoved, TryLater
+from agent.errors import LogMoved, TryLater, describe
 from agent.events import RunClaimed, WaitingFor, WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports.clock import Clock
@@ -62,7 +62,7 @@ class Sweeper:
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
             except Exception as error:  # noqa: BLE001 - raised again, once nobody else has to wait for it
                 broken = error
-                logger.error("a run is broken", extra={"run_id": header.run_id, "error": type(error).__name__})  # noqa: TRY400 - the message may quote it
+                logger.error("a run is broken", extra={"run_id": header.run_id, **describe(error)})  # noqa: TRY400 - as in `execution`
         seen += self._move_lines(limit=limit)
         if broken is not None:
             raise broken

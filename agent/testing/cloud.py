@@ -315,9 +315,10 @@ class MemoryCloud:
             clock=self.clock,
         )
 
-    def _survive(self, act: Callable[[Sweeper], object]) -> None:
-        process = Process(self.strike)
-        sweeper = Sweeper(
+    def sweeper(self, process: Process | None = None) -> Sweeper:
+        """Return what looks after runs that nobody holds."""
+        process = process or Process(self.strike)
+        return Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
@@ -325,5 +326,7 @@ class MemoryCloud:
             dispatcher=self.dispatcher(process),
             clock=self.clock,
         )
+
+    def _survive(self, act: Callable[[Sweeper], object]) -> None:
         with suppress(Killed, TryLater):
-            act(sweeper)
+            act(self.sweeper())
