@@ -15,13 +15,18 @@ from datetime import datetime, timedelta
 from ulid import ULID
 
 from agent import tracing
+from agent.contracts import Contract, canonical_json
 from agent.errors import InputTooLarge, StoreUnavailable, SwitchedOff, UserSwitchedOff
 from agent.events import Event, RunCreated
 from agent.identity import Principal
-from agent.ports import Accounts, Clock, ControlBook, LimitBook, NewRun, RunLog, Wake
+from agent.ports.clock import Clock
+from agent.ports.controls import ControlBook
+from agent.ports.limits import LimitBook
+from agent.ports.money import Accounts
+from agent.ports.run_log import NewRun, RunLog
+from agent.ports.wake import Wake
 from agent.release import Release
-from agent.runlog import RunHeader
-from agent.tools import Contract, canonical_json
+from agent.run_header import RunHeader
 
 MAX_INPUT_BYTES = 32_768
 """Of UTF-8. The log keeps the input in one item, far below DynamoDB's 400 KB."""

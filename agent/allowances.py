@@ -17,8 +17,8 @@ from datetime import datetime
 from agent.errors import StoreUnavailable
 from agent.events import Decision, ToolCompleted, Verdict
 from agent.held_run import HeldRun
-from agent.ports import Allowances, Reached, Taking
-from agent.runlog import RunState, Turn
+from agent.ports.limits import Allowances, Reached, Taking
+from agent.run_state import RunState, Turn
 from agent.tool_results import not_run
 
 UNCHECKED = "The tool's limits could not be checked, so it did not run. Tell the user; it may work later."

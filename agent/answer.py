@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from agent.events import Block, EndReason, Reasoning, Text, ToolUse, Usage
+from agent.contracts import canonical_json
+from agent.endings import EndReason
+from agent.events import Block, Reasoning, Text, ToolUse, Usage
 from agent.identity import call_id
-from agent.ports import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
-from agent.runlog import Turn
-from agent.tools import canonical_json
+from agent.ports.model import GuardrailTold, ModelPart, ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
+from agent.run_state import Turn
 
 MAX_ANSWER_BYTES = 120_000
 """Of one answer, tool arguments and reasoning included: its event and the decisions' copy stay below 400 KB."""

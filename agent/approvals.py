@@ -13,13 +13,14 @@ from agent.events import ApprovalRequested, Decision, ToolCompleted, ToolUse, Ve
 from agent.gate import Gate
 from agent.held_run import HeldRun
 from agent.identity import Role, approval_id
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tool_results import not_run
 
 ANSWER_TIME = timedelta(seconds=60)
 """What is kept of a run's time behind an approval's end, so that the model can still tell the user."""
 
 EXPIRED = "Nobody decided in time, so it did not run. Tell the user; don't ask for it again."
+LATE = "It was approved, but did not begin before the approval's time was over, so it did not run. Tell the user."
 REJECTED = "A person decided against it, so it did not run. Don't ask for it again."
 VOID = "It was approved, but what the approval rested on has changed since, so it did not run. Tell the user."
 
@@ -63,7 +64,7 @@ def judge(run: HeldRun, turn: Turn, decision: Decision) -> ToolCompleted | None:
     if decided is not None and decided.decision == "reject":
         return not_run(decision, "approval_rejected", f"{REJECTED} Their reason: {decided.reason or 'none given'}")
     if run.runtime.clock.now() >= requested.expires_at:
-        return not_run(decision, "approval_expired", EXPIRED)
+        return not_run(decision, "approval_expired", LATE if decided else EXPIRED)
     if decided is not None and not _still_holds(run, requested, decision, approver_id=decided.by):
         return not_run(decision, "approval_void", VOID)
     return None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from agent.admission import Room1, wake
+from agent.contracts import Contract, Effect
 from agent.errors import (
     AlreadyDecided,
     ApprovalExpired,
@@ -36,10 +37,12 @@ from agent.events import (
 from agent.held_run import read_state
 from agent.identity import ApprovalId, Principal, RunId, UserId, idempotency_key, run_of_approval
 from agent.outside import MAX_TRIES
-from agent.runlog import RunState, Turn
-from agent.tools import Contract, Effect
+from agent.run_state import RunState, Turn
 
 _APPROVAL_ID: TypeAdapter[str] = TypeAdapter(ApprovalId)
+
+MAX_PAGE_BYTES = 1_000_000
+"""Beyond which a page holds one run's approvals only. A function's answer may have 6 MB, its own quoting included."""
 
 TOO_LATE: dict[ApprovalKind, str] = {
     "approval": "nobody decided in time; the call will not run",
@@ -102,16 +105,20 @@ class Approval(BaseModel):
 def pending(room: Room1, approver: Principal, *, limit: int, after: str | None) -> tuple[list[Approval], str | None]:
     """Return what this person may decide, oldest run first, and the cursor of the next page.
 
-    Own runs are left out. A new approval may take a second to appear.
+    Own runs are left out. A new approval may take a second to appear. A page ends early rather than grow too large.
     """
     headers, more = room.log.runs_awaiting_approval(approver.tenant_id, limit=limit, after=after)
     shown: list[Approval] = []
+    room_left = MAX_PAGE_BYTES
     for header in headers:
         if header.user_id == approver.user_id or header.cancel_requested:
             continue
         state = read_state(room.log, header.tenant_id, header.run_id)
-        if state is not None:
-            shown += _shown(state, room)
+        of_run = list(_shown(state, room)) if state else []
+        room_left -= sum(len(approval.model_dump_json().encode()) for approval in of_run)
+        if room_left < 0 and shown:
+            return shown, run_of_approval(shown[-1].approval_id)
+        shown += of_run
     return shown, more
 
 

@@ -8,12 +8,18 @@ the next one asks for the same number and gets the same money.
 import json
 
 from agent.allowances import give_back
+from agent.endings import EndReason
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed
-from agent.events import BudgetGranted, BudgetReturned, EndReason, ModelFailed, Usage
+from agent.events import BudgetGranted, BudgetReturned, ModelFailed, Usage
 from agent.held_run import MAX_MOVES, HeldRun, read_state
-from agent.ports import Allowances, Clock, Grant, Ledger, ModelRequest, RunLog
+from agent.ports.clock import Clock
+from agent.ports.limits import Allowances
+from agent.ports.model import ModelRequest
+from agent.ports.money import Grant, Ledger
+from agent.ports.run_log import RunLog
 from agent.pricing import Price
-from agent.runlog import RunHeader, RunState
+from agent.run_header import RunHeader
+from agent.run_state import RunState
 
 OVERHEAD_TOKENS = 1_000
 """What a provider adds to a request on its own: its tool instructions and the framing of messages."""

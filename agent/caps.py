@@ -7,10 +7,11 @@ Calls per turn and in all, and the size of arguments, are the gate's; the size o
 from collections import Counter
 from datetime import datetime
 
+from agent.endings import EndReason
 from agent.errors import RunFailed
-from agent.events import EndReason, Verdict
+from agent.events import Verdict
 from agent.release import Release
-from agent.runlog import RunState
+from agent.run_state import RunState
 
 NO_FAULT = frozenset({"too_many_calls"})
 """Denials that ask the model to come again with the very same call."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.contracts import Contract, canonical_json
 from agent.errors import ConfigurationInvalid
 from agent.limits import read_allowances
-from agent.tools import Contract, Tool, canonical_json
+from agent.tools import Tool
 
 FILE = "contracts.lock.json"
 

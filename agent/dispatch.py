@@ -6,7 +6,9 @@ what they could not do any more. Calling it any number of times, at any time, is
 
 from dataclasses import dataclass
 
-from agent.ports import Clock, JobLines, LimitBook, ToolQueue
+from agent.ports.clock import Clock
+from agent.ports.jobs import JobLines, ToolQueue
+from agent.ports.limits import LimitBook
 
 
 @dataclass(frozen=True)

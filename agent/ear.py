@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.ports import Clock
+from agent.ports.clock import Clock
 
 T = TypeVar("T")
 

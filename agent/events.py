@@ -1,5 +1,6 @@
-"""The vocabulary of the run log: the closed list of events, statuses and reasons. `runlog` gives them meaning.
+"""The vocabulary of the run log: the closed list of events. `run_header` and `run_state` give them meaning.
 
+It is one file, long as it is, because it is the stored format: whoever changes an event reads the others beside it.
 An event is an envelope in clear and a payload. Payloads are versioned by `Event.v`: a reader refuses a version it
 does not know rather than guess. Money is in integer micro-dollars, times are UTC.
 """
@@ -11,27 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from agent.contracts import Effect, IfUnknown
+from agent.endings import EndReason, Status
 from agent.identity import ApprovalId, CallId, Principal, RunId, SessionId, TenantId, UserId
-from agent.tools import Effect, IfUnknown
 
 SCHEMA_VERSION: Literal[1] = 1
 
 Micros = Annotated[int, Field(ge=0)]
-
-
-class Status(StrEnum):
-    """Where a run stands. The last four are ends."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    WAITING = "waiting"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 
 
 class WaitingFor(StrEnum):
@@ -40,32 +27,6 @@ class WaitingFor(StrEnum):
     TOOL = "tool"
     APPROVAL = "approval"
     SESSION = "session"
-
-
-class EndReason(StrEnum):
-    """Why a run ended: the closed list. `runlog.END` gives each its status and its sentence for the user."""
-
-    ANSWERED = "answered"
-    MAX_TURNS = "max_turns"
-    MAX_TOOL_CALLS = "max_tool_calls"
-    MAX_DURATION = "max_duration"
-    BUDGET_RUN = "budget_run"
-    BUDGET_USER = "budget_user"
-    BUDGET_TENANT = "budget_tenant"
-    BUDGET_PLATFORM = "budget_platform"
-    CANCELLED = "cancelled"
-    DENIED_TOO_OFTEN = "denied_too_often"
-    MODEL_UNAVAILABLE = "model_unavailable"
-    MODEL_REFUSED = "model_refused"
-    ANSWER_TRUNCATED = "answer_truncated"
-    ANSWER_EMPTY = "answer_empty"
-    INPUT_BLOCKED = "input_blocked"
-    ANSWER_BLOCKED = "answer_blocked"
-    POLICY_UNAVAILABLE = "policy_unavailable"
-    RELEASE_UNAVAILABLE = "release_unavailable"
-    SWITCHED_OFF = "switched_off"
-    WAIT_EXPIRED = "wait_expired"
-    INTERNAL_ERROR = "internal_error"
 
 
 class Verdict(StrEnum):

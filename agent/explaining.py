@@ -15,7 +15,7 @@ from cedarpy import is_authorized, policies_from_json_str
 
 from agent.policy import CedarPolicy, entities, request
 from agent.policy_lint import Node, each_policy
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 
 Outcome = Literal["holds", "does not hold", "errs", "not reached"]
 

@@ -10,10 +10,11 @@ import traceback
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.contracts import TOOL_NAME
+from agent.decided_call import ToolRoom
 from agent.errors import FactsUnavailable, StoreUnavailable
-from agent.execution import ToolRoom
 from agent.identity import RunId, TenantId
-from agent.tools import TOOL_NAME, Facts
+from agent.tools import Facts
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ decides, and the tools' room holds every decision it finds in a log against it o
 
 from collections.abc import Collection
 
+from agent.contracts import Effect
 from agent.events import Mode, Verdict
-from agent.tools import Effect
 
 
 def floor(effect: Effect, *, tainted: bool, modes: Collection[Mode]) -> Verdict:

@@ -21,6 +21,7 @@ from typing import Any, Self
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from agent import allowances
+from agent.contracts import Contract, Effect, canonical_json, sha256_of
 from agent.controls import Controls
 from agent.errors import FactsUnavailable, HookFailed, StoreUnavailable
 from agent.events import Decision, Mode, ToolUse, Verdict
@@ -29,11 +30,11 @@ from agent.held_run import HeldRun
 from agent.hooks import STRICTNESS, CallDeciding, tighten
 from agent.identity import Principal
 from agent.limits import Limits
-from agent.ports import Policy, PolicyDecision, PolicyQuery
+from agent.ports.policy import Policy, PolicyDecision, PolicyQuery
 from agent.release import Release
 from agent.resource_facts import AskFacts, FactsOfTurn
 from agent.tool_results import SWITCHED_OFF
-from agent.tools import Contract, Effect, Tool, canonical_json, sha256_of
+from agent.tools import Tool
 
 MAX_ARGUMENT_BYTES = 32_768
 MAX_ARGUMENT_DEPTH = 16

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from agent.contracts import Contract
+from agent.endings import EndReason
 from agent.errors import ConfigurationInvalid, RunFailed
-from agent.events import Decision, EndReason, GuardFired, ToolCompleted, Verdict
+from agent.events import Decision, GuardFired, ToolCompleted, Verdict
 from agent.folding import Folded, fold
-from agent.guards import About, Guard, Place, Response
+from agent.guard import About, Guard, Place, Response
 from agent.held_run import HeldRun
 from agent.hold_back import HoldBack
 from agent.release import Release
-from agent.runlog import Result, RunState
+from agent.run_state import Result, RunState
 from agent.streamed_answer import joined
 from agent.tool_results import failed
-from agent.tools import Contract
 
 Settling = Result | GuardFired
 """What settles a call: its result comes first, and then what guards found in it."""

@@ -9,92 +9,18 @@ What each can and can't do is said in docs/guards.md.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Annotated, ClassVar, Literal, Self
-from unicodedata import normalize
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from agent import detectors, encoding_tricks
 from agent.addresses import REACH, Respelt, runs_on
 from agent.detectors import Kind, Reach, Span
 from agent.folding import Folded
+from agent.guard import About, Found, Guard, ended
+from agent.word_checks import Injection, Phrases, Scope
 
-Place = Literal["input", "tool_output", "answer"]
-Response = Literal["block", "flag", "ask", "fall_back"]
-
-RESPONSES: dict[Place, frozenset[Response]] = {
-    "input": frozenset({"block", "flag", "ask"}),
-    "tool_output": frozenset({"block", "flag", "ask"}),
-    # No `ask`: nobody decides about words that were never shown; `block` is the answer to that.
-    "answer": frozenset({"block", "flag", "fall_back"}),
-}
-
-Phrase = Annotated[str, Field(min_length=3, max_length=80, pattern=r"\w")]
-Word = Annotated[str, Field(min_length=2, max_length=40, pattern=r"^\w[\w -]*$")]
 Host = Annotated[str, Field(max_length=253, pattern=r"^\.?[a-z0-9-]+(\.[a-z0-9-]+)+$")]
-
-Found = tuple[str, int, int]
-"""A kind, and where: characters of the folded text."""
-
-
-@dataclass(frozen=True)
-class About:
-    """What a check may know besides the text."""
-
-    tenant_id: str
-    done: frozenset[str] = field(default=frozenset())
-    """Tools that have brought a result in this run."""
-
-
-class Guard(BaseModel):
-    """One table: where it looks, for what, and what follows."""
-
-    # Built with the release that holds them and not twice: each door of room 1 pays for its imports at every start.
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,), defer_build=True)
-
-    PLACES: ClassVar[frozenset[Place]]
-
-    name: str = Field(default="", pattern=r"^[a-z][a-z0-9_-]{0,39}$|^$")
-    """In the log and the record; the check's name where it is not given."""
-    at: Place
-    response: Response
-    text: str = Field(default="", max_length=1000)
-    """What the user gets instead, for `fall_back`."""
-    tools: tuple[str, ...] = ()
-    """Whose output is looked at; all tools' that their contracts don't trust where none is named."""
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        check = getattr(self, "check", "")
-        if self.at not in self.PLACES:
-            raise ValueError(f"at: the check {check} looks at {sorted(self.PLACES)}, not at {self.at}")
-        if self.response not in RESPONSES[self.at]:
-            raise ValueError(f"response: at {self.at} it is one of {sorted(RESPONSES[self.at])}, not {self.response}")
-        if (self.response == "fall_back") != bool(self.text.strip()):
-            raise ValueError("text: it goes with the response fall_back, and only with that")
-        if self.tools and self.at != "tool_output":
-            raise ValueError("tools: they go with tool_output only")
-        return self
-
-    @property
-    def called(self) -> str:
-        """The guard's name."""
-        return self.name or str(getattr(self, "check", ""))
-
-    @property
-    def reach(self) -> Reach:
-        """How much text decides whether one of its findings begins somewhere."""
-        return Reach(0, 0)
-
-    def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:
-        """Yield what is found. Where the text is not whole yet, what its continuation could still undo is left out."""
-        raise NotImplementedError
-
-
-def _ended(spans: Iterator[tuple[str, Span]], length: int, *, is_whole: bool) -> Iterator[Found]:
-    return ((kind, start, end) for kind, (start, end) in spans if is_whole or end < length)
 
 
 class Length(Guard):
@@ -138,134 +64,6 @@ class Encoding(Guard):
             yield kind, 0, len(text.text)
 
 
-_GAP = r"[\W_]{1,4}"
-
-
-def _as_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what finds these phrases, whatever stands between their words."""
-    forms = (_GAP.join(map(_either, re.findall(r"\w+", normalize("NFC", phrase)))) for phrase in phrases)
-    return re.compile(rf"(?i)(?<!\w)(?:{'|'.join(forms)})(?!\w)")
-
-
-def _either(word: str) -> str:
-    """Return what finds a word whether its accents are parts of its letters or characters of their own."""
-    letters = ((letter, normalize("NFD", letter)) for letter in normalize("NFC", word))
-    return "".join(re.escape(one) if one == two else f"(?:{re.escape(one)}|{re.escape(two)})" for one, two in letters)
-
-
-def _reach_of(phrases: tuple[str, ...]) -> Reach:
-    return Reach(max(len(normalize("NFD", phrase)) + 4 * len(re.findall(r"\w+", phrase)) for phrase in phrases) + 2, 0)
-
-
-class Phrases(Guard):
-    """Words in this order, whatever their case and what stands between them."""
-
-    PLACES = frozenset({"input", "tool_output", "answer"})
-    check: Literal["phrases"]
-    phrases: tuple[Phrase, ...] = Field(min_length=1, max_length=200)
-    unless_done: str = ""
-    """At the answer: a tool whose result makes the phrases true, such as a refund that was issued."""
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return _as_pattern(self.phrases)
-
-    @property
-    def reach(self) -> Reach:
-        """See `Guard`."""
-        return _reach_of(self.phrases)
-
-    def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:
-        """See `Guard`."""
-        if self.unless_done and self.unless_done in about.done:
-            return iter(())
-        spans = (("phrase", found.span()) for found in self._pattern.finditer(text.text))
-        return _ended(spans, len(text.text), is_whole=is_whole)
-
-
-class Scope(Guard):
-    """An input that names nothing this agent is for."""
-
-    PLACES = frozenset({"input"})
-    check: Literal["scope"]
-    topics: tuple[Word, ...] = Field(min_length=1, max_length=200)
-    """Beginnings of words, one of which must be there."""
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"(?i)(?<!\w)(?:{'|'.join(map(_either, self.topics))})")
-
-    def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
-        """See `Guard`."""
-        if not self._pattern.search(text.text):
-            yield "off_topic", 0, len(text.text)
-
-
-_MARKERS = (
-    "ignore previous instructions",
-    "ignore all previous instructions",
-    "ignore your instructions",
-    "ignore the above",
-    "ignore your rules",
-    "ignore all rules",
-    "disregard previous instructions",
-    "disregard all previous",
-    "disregard your instructions",
-    "forget your instructions",
-    "forget previous instructions",
-    "forget everything above",
-    "override your instructions",
-    "new instructions for you",
-    "your new instructions",
-    "you are now",
-    "you must now",
-    "system prompt",
-    "developer mode",
-    "do not tell the user",
-    "don't tell the user",
-    "without telling the user",
-    "without asking the user",
-    "the user has already approved",
-    "has been approved by",
-    "begin system message",
-    "end of document",
-    "instructions for the assistant",
-    "instructions for the ai",
-    "attention ai",
-    "note to the assistant",
-    "ignoriere alle vorherigen anweisungen",
-    "ignoriere deine anweisungen",
-    "ignore les instructions precedentes",
-    "ignorez les instructions",
-    "ignora las instrucciones anteriores",
-    "ignora le istruzioni precedenti",
-)
-
-
-@cache
-def _markers() -> re.Pattern[str]:
-    """Compiled at first use: most doors that read a release ask no guard."""
-    return _as_pattern(_MARKERS)
-
-
-_MARKUP = re.compile(
-    r"(?i)<\|?/?(?:im_start|im_end|system|endoftext|assistant|tool_use|tool_result|function_call)s?\|?>|\[/?INST\]"
-    r"|<</?SYS>>|(?m:^[ \t]{0,4}(?:#{1,4}[ ]?)?(?:system|assistant|developer)[ ]?:)|\"toolUse\"|\"tool_calls\""
-)
-
-
-class Injection(Guard):
-    """Sentences and markup that speak to the model instead of saying something."""
-
-    PLACES = frozenset({"input", "tool_output"})
-    check: Literal["injection"]
-
-    def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
-        """See `Guard`."""
-        for pattern in (_markers(), _MARKUP):
-            yield from (("instruction", *found.span()) for found in pattern.finditer(text.text))
-
-
 _AUTHORITY = r"([^\s/\\?#\"'<>()\[\]{}|^`]{0,261})"
 _HTTP = re.compile(rf"(?i)(https?):([/\\]{{0,4}}){_AUTHORITY}")
 _BARE = re.compile(rf"(?i)(?:(?<![\w/\\])(?<!\w:)[/\\]{{2,200}}|(?<![\w./\\@-])(?=www\.)){_AUTHORITY}")
@@ -303,7 +101,7 @@ class Links(Guard):
     def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
         """See `Guard`."""
         spans = (("link", span) for span in self._addresses(text))
-        yield from _ended(spans, len(text.text), is_whole=is_whole)
+        yield from ended(spans, len(text.text), is_whole=is_whole)
         patterns = [("link", _SLASHES), ("link", _SCHEMES), ("html", _HTML)]
         for kind, pattern in [*patterns, *([] if self.images else [("image", _IMAGE)])]:
             yield from ((kind, *found.span()) for found in pattern.finditer(text.text))
@@ -400,7 +198,7 @@ class Internal(Guard):
     def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
         """See `Guard`."""
         spans = (("internal_id", found.span()) for found in _INTERNAL.finditer(text.text))
-        return _ended(spans, len(text.text), is_whole=is_whole)
+        return ended(spans, len(text.text), is_whole=is_whole)
 
 
 _TENANT = re.compile(
@@ -427,7 +225,7 @@ class Tenants(Guard):
             for found in _TENANT.finditer(text.text)
             if (found[1] or found[2]).lower() != about.tenant_id
         )
-        return _ended(spans, len(text.text), is_whole=is_whole)
+        return ended(spans, len(text.text), is_whole=is_whole)
 
 
 AnyGuard = Annotated[

@@ -11,27 +11,25 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from agent.controls import Controls
+from agent.endings import END, EndReason, Status
 from agent.errors import ConfigurationInvalid, LogContended, LogMoved, RunFailed, StoreUnavailable, TryLater
 from agent.events import (
-    EndReason,
     ModelCompleted,
     ModelFailed,
     ModelStarted,
     Payload,
-    RunClaimed,
     RunEnded,
     RunReleased,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
     Usage,
 )
-from agent.ports import RunLog
+from agent.ports.run_log import RunLog
 from agent.release import Release
-from agent.runlog import END, RunHeader, RunState, Turn, extend, step
+from agent.run_header import RunHeader, extend
+from agent.run_state import RunState, step
 from agent.runtime import Runtime
-from agent.sessions import runs_ahead
 
 MAX_MOVES = 20
 """How often in a row the log may move under a holder before it gives up; the run is woken again."""
@@ -46,6 +44,10 @@ claim that came to nothing."""
 
 LEASE_MARGIN_S = 10.0
 """What is kept of a lease for the last appends."""
+
+MAX_EVENTS = 60
+"""In one append of a holder. The log takes more, but its items are not the only ones of the transaction: a turn's
+queued calls get in line with it, a run leaves its sets."""
 
 PAGE = 1000
 
@@ -160,18 +162,23 @@ class HeldRun:
         self._tell(fact)
 
     def append(self, *decisions: Payload) -> None:
-        """Write the facts noted so far and these decisions, in one transaction.
+        """Write the facts noted so far and these decisions, in one transaction, or before it facts beyond `MAX_EVENTS`.
 
         Raises:
             LogMoved: somebody else wrote first. The facts are kept; `reload` and decide again.
         """
-        payloads = [*self._facts, *decisions]
-        after = self._with(self._logged, payloads)
-        self.runtime.log.append(self._logged.header, payloads, at=after.header.updated_at)
-        self._logged = self.state = after
-        self._facts, self._moves, self.is_fresh = [], 0, False
+        while len(self._facts) + len(decisions) > MAX_EVENTS and self._facts:
+            self._write(self._facts[:MAX_EVENTS], then=self._facts[MAX_EVENTS:])
+        self._write([*self._facts, *decisions])
         for decision in decisions:
             self._tell(decision)
+
+    def _write(self, payloads: Sequence[Payload], then: Sequence[Payload] = ()) -> None:
+        after = self._with(self._logged, payloads)
+        self.runtime.log.append(self._logged.header, payloads, at=after.header.updated_at)
+        self._logged, self._facts = after, list(then)
+        self.state = self._with(after, then)
+        self._moves, self.is_fresh = 0, False
 
     def write(self) -> None:
         """Write the facts noted so far, if there are any. Raises as `append` does."""
@@ -261,7 +268,7 @@ class HeldRun:
         return left if self.is_fresh and left > 0 else None
 
     def _with(self, state: RunState, payloads: Sequence[Payload]) -> RunState:
-        return _after(state, payloads, self.runtime.clock.now())
+        return state_after(state, payloads, self.runtime.clock.now())
 
     def _tell(self, payload: Payload) -> None:
         if isinstance(payload, OBSERVED):
@@ -274,78 +281,9 @@ def _require_going(controls: Controls) -> Controls:
     return controls
 
 
-def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> HeldRun | None:
-    """Become the holder of a run; None where it is over, has a live holder, or still waits for something.
-
-    Raises:
-        LogContended: the log moved too often in a row.
-    """
-    for _ in range(MAX_MOVES):
-        state = read_state(runtime.log, tenant_id, run_id)
-        now = runtime.clock.now()
-        if state is None or state.is_over or state.header.has_live_holder(now):
-            return None
-        if _still_waits(runtime.log, state, now):
-            _sleep_on(runtime, state)
-            return None
-        claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
-        try:
-            runtime.log.append(state.header, [claimed], at=now)
-        except LogMoved:
-            continue
-        found = state.header.status
-        return HeldRun(runtime, _after(state, [claimed], now), owner=owner, lease_until=lease_until, found=found)
-    raise LogContended(f"{run_id} moved {MAX_MOVES} times in a row")
-
-
-def _still_waits(log: RunLog, state: RunState, now: datetime) -> bool:
-    """Whether a parked run has nothing to do yet; then waking it, however often, writes nothing."""
-    header, turn = state.header, state.turn
-    if header.status is not Status.WAITING or header.cancel_requested or now >= header.deadline_at:
-        return False
-    if turn is None:
-        return bool(runs_ahead(log, header))
-    open_calls = (d.call_id for d in turn.completed.decisions if d.call_id not in turn.results)
-    return not turn.is_settled and not any(_is_ripe(turn, call_id, now) for call_id in open_calls)
-
-
-def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:
-    """Whether a holder could do something about a call that a parked run waits for."""
-    due_at = _due_at(turn, call_id)
-    if call_id in turn.unknown:
-        return due_at is None or now >= due_at or call_id in turn.findings
-    return due_at is not None and (now >= due_at or (call_id in turn.decided and call_id not in turn.queued))
-
-
-def _due_at(turn: Turn, call_id: str) -> datetime | None:
-    """Return when a call's wait ends: before a person who looks into it, in the queue, or before one who allows it."""
-    if call_id in turn.unknown:
-        asked = turn.checks.get(call_id)
-        return asked.expires_at if asked else None
-    if queued := turn.queued.get(call_id):
-        return queued.due_at
-    requested = turn.requested.get(call_id)
-    return requested.expires_at if requested else None
-
-
-def _sleep_on(runtime: Runtime, state: RunState) -> None:
-    """Make a run that was woken too early due when its next wait ends.
-
-    What came in meanwhile made it due at once, and a sweep since perhaps a backoff later: it could oversleep.
-    """
-    header = runtime.log.header(state.header.tenant_id, state.header.run_id)
-    if state.turn is None or header is None or header.next_seq != state.header.next_seq:
-        return
-    open_calls = (d.call_id for d in state.turn.completed.decisions if d.call_id not in state.turn.results)
-    waits = [due_at for call_id in open_calls if (due_at := _due_at(state.turn, call_id))]
-    due_at = min([header.deadline_at, *waits])
-    if header.due_at != due_at:
-        runtime.log.postpone(header, due_at)
-
-
-def _after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:
-    if payloads:
-        events, _ = extend(state.header, payloads, at=at, nonce="")
-        for event in events:
-            state = step(state, event)
+def state_after(state: RunState, payloads: Sequence[Payload], at: datetime) -> RunState:
+    """Return the state that appends of these lead to."""
+    for payload in payloads:
+        [event], _ = extend(state.header, [payload], at=at, nonce="")
+        state = step(state, event)
     return state

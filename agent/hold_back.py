@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.folding import Folded
-from agent.guards import About, Guard
+from agent.guard import About, Guard
 from agent.streamed_answer import BLANK_LINE
 
 LOOK_EVERY = 48

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from agent.errors import HookFailed
 from agent.events import Payload, Verdict
 from agent.identity import Principal
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 logger = logging.getLogger(__name__)
 

@@ -5,19 +5,24 @@ there. `RunFailed` ends the run with its reason; `LogMoved` means that somebody 
 anything else ends the invocation, and the run is woken for another one.
 """
 
+import logging
 from contextlib import suppress
 from datetime import datetime
 
 from agent import caps, guardrails, sessions, tracing
 from agent.answer import conclusion
 from agent.budget import assumed_failure, price_of, settle_ended
-from agent.errors import LogMoved, RunFailed
-from agent.events import EndReason, RunWaiting, Status, WaitingFor
-from agent.held_run import HeldRun, claim
+from agent.claiming import claim
+from agent.endings import EndReason, Status
+from agent.errors import LogMoved, RunFailed, TryLater
+from agent.events import RunWaiting, WaitingFor
+from agent.held_run import HeldRun
 from agent.model_call import ask, was_shown
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.runtime import Runtime
 from agent.turn import play
+
+logger = logging.getLogger(__name__)
 
 
 def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> RunHeader | None:
@@ -36,7 +41,11 @@ def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_unt
     ):
         work(run)
     if run.header.is_over:
-        return settle(run)
+        try:
+            return settle(run)
+        except TryLater as trouble:
+            logger.warning("a run was not settled; the sweeper will", extra={"error": trouble.code})
+            return run.header
     # The run ahead may have ended just before this one parked, and woken it in vain.
     may_go_on = WaitingFor.SESSION in run.header.waiting_for and not sessions.runs_ahead(runtime.log, run.header)
     if run.is_released or may_go_on:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from agent.errors import ConfigurationInvalid
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.tool_servers import OfferedTool, ServerAnswer, ServerPin, ServerUnreachable
 
 LISTING_KEPT_S = 15

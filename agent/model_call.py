@@ -13,6 +13,7 @@ from agent import budget, caps, guardrails, messages, model_choice, tracing
 from agent.answer import MALFORMED, Answer, mended
 from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
+from agent.endings import EndReason
 from agent.errors import (
     HookFailed,
     ModelError,
@@ -22,23 +23,13 @@ from agent.errors import (
     RunFailed,
     TryLater,
 )
-from agent.events import (
-    Delta,
-    EndReason,
-    GuardFired,
-    ModelCompleted,
-    ModelFailed,
-    ModelStarted,
-    ToolUse,
-    Usage,
-    Verdict,
-)
+from agent.events import Delta, GuardFired, ModelCompleted, ModelFailed, ModelStarted, ToolUse, Usage, Verdict
 from agent.gate import Gate
 from agent.held_run import HeldRun
 from agent.hold_back import HoldBack
 from agent.hooks import ModelAsking, tighten
 from agent.identity import message_id
-from agent.ports import ModelPart, ModelRequest, TextDelta
+from agent.ports.model import ModelPart, ModelRequest, TextDelta
 from agent.release import ModelChoice
 
 BACKOFF_FIRST_S = 0.5

@@ -9,9 +9,9 @@ turn begins with the release's own model again: its breaker remembers what one t
 from agent.controls import Controls
 from agent.errors import ModelNotOffered, ModelSwitchedOff
 from agent.events import ModelCompleted, ModelFailed
-from agent.ports import Breakers
+from agent.ports.breakers import Breakers
 from agent.release import ModelChoice, Release
-from agent.runlog import RunState
+from agent.run_state import RunState
 
 ITS_OWN = frozenset({ModelNotOffered.code, ModelSwitchedOff.code})
 """Failures that no retry helps against, and that say nothing against another model."""

@@ -16,7 +16,9 @@ from agent.controls import MAX_DURATION, Board, Part, Switch, Target, boards
 from agent.errors import InputInvalid
 from agent.identity import TenantId, UserId
 from agent.limits import LimitName, Limits, LimitScope
-from agent.ports import AuditTrail, Clock, ControlBook, LimitBook
+from agent.ports.clock import Clock
+from agent.ports.controls import AuditTrail, ControlBook
+from agent.ports.limits import LimitBook
 
 Nobody = Literal[""]
 Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON)]

@@ -12,7 +12,7 @@ from agent.errors import FeedbackStands, LogContended, LogMoved, RunOver
 from agent.events import CancelRequested, FeedbackGiven, Payload
 from agent.identity import Principal
 from agent.record import require_own_run
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 MAX_TRIES = 8
 """A holder appends two or three times a second at most, and an outside append takes milliseconds."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, JsonValue
 
+from agent.contracts import Contract
 from agent.errors import StoreUnavailable, ToolLost
 from agent.pinned_tools import pinned_sha256
 from agent.tool_servers import (
@@ -24,7 +25,7 @@ from agent.tool_servers import (
     StoppedTools,
     ToolServers,
 )
-from agent.tools import Contract, ReadSecret, ToolFailed
+from agent.tools import ReadSecret, ToolFailed
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from agent.contracts import Contract, Effect, SecretNeed, sha256_of
 from agent.errors import ConfigurationInvalid
 from agent.input_schemas import NOT_USED, arguments_by, require_bounded, require_meant
 from agent.release import DeclaredServer, DeclaredTool
 from agent.tool_servers import OfferedTool, ServerPin
-from agent.tools import Arguments, Contract, Effect, SecretNeed, Tool, ToolContext, sha256_of
+from agent.tools import Arguments, Tool, ToolContext
 
 ERRORS = (
     "tool_changed",

@@ -19,7 +19,7 @@ from cedarpy import AuthzResult, Decision, PolicySet, Schema, is_authorized_batc
 
 from agent import policy_lint
 from agent.errors import ConfigurationInvalid
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 
 ESCAPES = frozenset({"__entity", "__extn", "__expr"})
 """Keys by which Cedar's JSON turns an object into an entity or a function: an argument must not reach for them."""

@@ -44,6 +44,7 @@ from ag_ui.core import (
 )
 
 from agent.cursor import BEGINNING, Cursor
+from agent.endings import Status
 from agent.events import (
     FINDINGS,
     UNRESOLVED,
@@ -60,7 +61,6 @@ from agent.events import (
     RunCreated,
     RunEnded,
     RunWaiting,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolProgress,

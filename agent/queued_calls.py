@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
+from agent.contracts import Contract, Effect
+from agent.decided_call import find_call
 from agent.dispatch import Dispatcher
 from agent.errors import (
     JobPoisoned,
@@ -25,12 +27,18 @@ from agent.errors import (
     TryLater,
 )
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted, Verdict
-from agent.execution import ToolJob, find_call
+from agent.execution import ToolJob
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
-from agent.ports import Breakers, Clock, ControlBook, ProgressNotes, RunLog, ToolRunner, Wake
+from agent.ports.breakers import Breakers
+from agent.ports.clock import Clock
+from agent.ports.controls import ControlBook
+from agent.ports.jobs import ProgressNotes
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolRunner
+from agent.ports.wake import Wake
 from agent.release import Release
-from agent.runlog import RunState, Turn
+from agent.run_state import RunState, Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
@@ -41,7 +49,7 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect, Tool
+from agent.tools import Tool
 
 logger = logging.getLogger(__name__)
 
@@ -112,18 +120,18 @@ def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
         call = _open_call(worker, job)
         if call is None:
             return "dropped"
-        settled = _result_without_running(worker, job, call, seen_lost=seen_lost)
-        results: list[Settling] = [settled] if settled else []
-        if not results:
-            try:
-                results = _run(worker, job, call, until)
-            except LogMoved:
-                continue
+        settled = _result_without_running(worker, job, call, seen_lost=seen_lost) or _kept_back(worker, call, until)
+        if settled:
+            return _settle(worker, job, [settled], began=call.attempt - 1)
+        try:
+            results = _run(worker, job, call)
+        except LogMoved:
+            continue
         if not results:
             # Seen by this very worker: nobody else is at it, and what becomes of it is decided at once.
             seen_lost = True
             continue
-        return _settle(worker, job, results)
+        return _settle(worker, job, results, began=call.attempt)
     raise LogContended(f"the log of {job.run_id} keeps moving")
 
 
@@ -137,7 +145,8 @@ def give_up(worker: QueueWorker, job: ToolJob) -> None:
     call = _open_call(worker, job)
     if call is None:
         return
-    _settle(worker, job, [unknown(call.decision, "lost") if call.started else tool_failed(call.decision)])
+    result = unknown(call.decision, "lost") if call.started else tool_failed(call.decision)
+    _settle(worker, job, [result], began=call.attempt - 1)
     worker.dispatcher.send(job.tenant_id)
     raise JobPoisoned("the job was delivered in vain too often")
 
@@ -181,7 +190,7 @@ def _result_without_running(
     if call.started is None:
         if call.contract is None:
             return contract_changed(call.decision)
-        return _kept_back(worker, call)
+        return _result_if_kept_back(worker, call)
     if call.contract is None:
         return unknown(call.decision, "contract_changed")
     patience = timedelta(seconds=call.contract.timeout_s + GRACE_S)
@@ -189,10 +198,10 @@ def _result_without_running(
         raise TryLater("another worker may be at this call", retry_after_s=call.contract.timeout_s)
     if call.contract.mode == "once" or call.started.attempt >= MAX_TOOL_ATTEMPTS:
         return unknown(call.decision, "lost")
-    return _kept_back(worker, call)
+    return _result_if_kept_back(worker, call)
 
 
-def _kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted | ToolOutcomeUnknown | None:
+def _result_if_kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted | ToolOutcomeUnknown | None:
     """Return the result where operators have stopped the run, which its holder then ends, or such calls.
 
     Raises:
@@ -214,22 +223,32 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall, until: datetime) -> list[Settling]:
+def _kept_back(worker: QueueWorker, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown | None:
+    """Return the result of a call that its tool's breaker does not let through.
+
+    Raises:
+        TryLater: there is no time left for the call.
+    """
+    assert call.contract is not None  # noqa: S101 - `_result_without_running` has just given a result otherwise
+    patience_s = call.contract.timeout_s + GRACE_S
+    if worker.clock.now() + timedelta(seconds=patience_s) > until:
+        raise TryLater("this worker has no time left for the call")
+    if worker.breakers.admits(breaker(call.decision.tool), patience_s=patience_s):
+        return None
+    return unavailable(call.decision, attempt=call.attempt)
+
+
+def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall) -> list[Settling]:
     """Start the call in the log and run it; return its result, and what the release's guards found in it.
 
     Nothing where its end was not seen.
 
     Raises:
         LogMoved: before the start; nothing ran.
-        TryLater: there is no time left for it.
     """
     decision, contract = call.decision, call.contract
-    assert contract is not None  # noqa: S101 - `_result_without_running` has just given a result otherwise
-    if worker.clock.now() + timedelta(seconds=contract.timeout_s + GRACE_S) > until:
-        raise TryLater("this worker has no time left for the call")
+    assert contract is not None  # noqa: S101 - as above
     name = breaker(decision.tool)
-    if not worker.breakers.admits(name, patience_s=contract.timeout_s + GRACE_S):
-        return [unavailable(decision, attempt=call.attempt)]
     start = ToolStarted(call_id=decision.call_id, tool=decision.tool, attempt=call.attempt)
     try:
         worker.log.append(call.state.header, [start], at=worker.clock.now(), outside=True)
@@ -281,14 +300,20 @@ def _relaying(worker: QueueWorker, job: ToolJob, start: ToolStarted) -> Iterator
         relay()
 
 
-def _settle(worker: QueueWorker, job: ToolJob, results: list[Settling]) -> Done:
-    """Append the result and what comes with it, wherever the log is by now, unless the call has one; wake the run."""
+def _settle(worker: QueueWorker, job: ToolJob, results: list[Settling], *, began: int) -> Done:
+    """Append the result and what comes with it, wherever the log is by now, unless the call has one; wake the run.
+
+    Raises:
+        TryLater: the call did not run, as far as its start number `began`; another worker has begun it since.
+    """
     for _ in range(MAX_MOVES):
         state = read_state(worker.log, job.tenant_id, job.run_id)
         found = find_call(state, job.call_id) if state else None
         if state is None or found is None or state.is_over or _has_answer(found[0], results[0]):
             _tell_dropped("the run went on without the call's result")
             return "dropped"
+        if _has_begun_since(found[0], results[0], began):
+            raise TryLater("another worker is at this call")
         try:
             worker.log.append(state.header, results, at=worker.clock.now(), outside=True)
         except LogMoved:
@@ -296,6 +321,12 @@ def _settle(worker: QueueWorker, job: ToolJob, results: list[Settling]) -> Done:
         _wake(worker, job)
         return "completed" if isinstance(results[0], ToolCompleted) else "unknown"
     raise LogContended(f"the log of {job.run_id} keeps moving")
+
+
+def _has_begun_since(turn: Turn, result: Settling, began: int) -> bool:
+    """Whether a result says that the call did not run, and a job that was delivered twice has made that untrue."""
+    started, _ = turn.started.get(result.call_id or "", (None, 0))
+    return isinstance(result, ToolCompleted) and result.did_not_run and started is not None and started.attempt > began
 
 
 def _has_answer(turn: Turn, result: Settling) -> bool:

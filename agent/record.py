@@ -7,12 +7,13 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agent.contracts import Effect
+from agent.endings import EndReason, Status
 from agent.errors import NotFound
-from agent.events import ApprovalKind, EndReason, Status, WaitingFor
+from agent.events import ApprovalKind, WaitingFor
 from agent.identity import ApprovalId, Principal, RunId, SessionId, UserId
-from agent.ports import RunLog
-from agent.runlog import RunHeader
-from agent.tools import Effect
+from agent.ports.run_log import RunLog
+from agent.run_header import RunHeader
 
 RiskLevel = Literal["low", "medium", "high"]
 

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from agent.contracts import Contract, SecretNeed
 from agent.errors import ConfigurationInvalid
-from agent.guards import AnyGuard, Phrases
-from agent.tools import Contract, SecretNeed
+from agent.guards import AnyGuard
+from agent.word_checks import Phrases
 
 
 class Part(BaseModel):

@@ -9,7 +9,7 @@ from agent.approvals import last_moment
 from agent.events import UNRESOLVED, ApprovalRequested, Decision, ToolOutcomeUnknown
 from agent.held_run import HeldRun
 from agent.identity import resolution_id
-from agent.runlog import Result, Turn
+from agent.run_state import Result, Turn
 from agent.tool_results import failed, told
 
 HAPPENED = "The end of the call was not seen; a person has checked that it did what it was asked. Its result is lost."

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue, ValidationError
 
+from agent.contracts import canonical_json
 from agent.errors import FactsUnavailable, TryLater
-from agent.tools import Tool, canonical_json
+from agent.tools import Tool
 
 MAX_FACTS_BYTES = 2048
 """Of one resource, as they stand in the decision."""

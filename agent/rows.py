@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from agent.tools import Contract, canonical_json
+from agent.contracts import Contract, canonical_json
 
 LEFT_OUT = "rows_left_out"
 MAX_NAMED = 10

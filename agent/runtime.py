@@ -6,21 +6,17 @@ from typing import Any
 
 from agent.dispatch import Dispatcher
 from agent.hooks import Hooks
-from agent.ports import (
-    Allowances,
-    Breakers,
-    Clock,
-    ControlBook,
-    Directory,
-    Ledger,
-    LimitBook,
-    Model,
-    Policy,
-    ResourceFacts,
-    RunLog,
-    ToolRunner,
-    Wake,
-)
+from agent.ports.breakers import Breakers
+from agent.ports.clock import Clock
+from agent.ports.controls import ControlBook
+from agent.ports.directory import Directory
+from agent.ports.limits import Allowances, LimitBook
+from agent.ports.model import Model
+from agent.ports.money import Ledger
+from agent.ports.policy import Policy
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ResourceFacts, ToolRunner
+from agent.ports.wake import Wake
 from agent.pricing import Prices
 from agent.release import Release
 from agent.tools import Tool

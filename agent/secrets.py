@@ -10,9 +10,9 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from agent.contracts import Contract, SecretNeed
 from agent.errors import ConfigurationInvalid
 from agent.identity import Principal
-from agent.tools import Contract, SecretNeed
 
 KEPT_S = 120
 """How long a value read may be used without asking again."""

@@ -15,9 +15,11 @@ the end of a run wakes the next.
 from datetime import timedelta
 from itertools import takewhile
 
-from agent.events import EndReason, RunCreated, RunEnded, SessionLoaded, SessionMessage
-from agent.ports import RunLog, Wake
-from agent.runlog import RunHeader
+from agent.endings import EndReason
+from agent.events import RunCreated, RunEnded, SessionLoaded, SessionMessage
+from agent.ports.run_log import RunLog
+from agent.ports.wake import Wake
+from agent.run_header import RunHeader
 
 MAX_EARLIER_RUNS = 20
 

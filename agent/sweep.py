@@ -13,11 +13,15 @@ from datetime import timedelta
 from agent.budget import settle_ended
 from agent.dispatch import Dispatcher
 from agent.errors import LogMoved, TryLater
-from agent.events import WorkerLost
+from agent.events import RunClaimed, WaitingFor, WorkerLost
 from agent.held_run import MAX_MOVES, read_state
-from agent.ports import Allowances, Clock, Ledger, RunLog, Wake
-from agent.runlog import START_GRACE, RunHeader
-from agent.sessions import wake_next
+from agent.ports.clock import Clock
+from agent.ports.limits import Allowances
+from agent.ports.money import Ledger
+from agent.ports.run_log import RunLog
+from agent.ports.wake import Wake
+from agent.run_header import START_GRACE, RunHeader
+from agent.sessions import runs_ahead, wake_next
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +43,26 @@ class Sweeper:
     clock: Clock
 
     def sweep(self, *, limit: int) -> Counter[str]:
-        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on` or `failed`."""
+        """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on`, `left` or `failed`.
+
+        Raises:
+            Exception: of the last run with which something is wrong that time doesn't heal; all else is looked after.
+        """
         seen: Counter[str] = Counter()
+        broken: Exception | None = None
         for header in self.log.due_runs(self.clock.now(), limit=limit):
             try:
                 seen[self._look_after(header)] += 1
             except TryLater as trouble:
                 seen["failed"] += 1
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
-        return seen + self._move_lines(limit=limit)
+            except Exception as error:  # noqa: BLE001 - raised again, once nobody else has to wait for it
+                broken = error
+                logger.error("a run is broken", extra={"run_id": header.run_id, "error": type(error).__name__})  # noqa: TRY400 - the message may quote it
+        seen += self._move_lines(limit=limit)
+        if broken is not None:
+            raise broken
+        return seen
 
     def _move_lines(self, *, limit: int) -> Counter[str]:
         """Send what waits in line though it has a slot, or could have one; count the jobs as `sent`."""
@@ -63,8 +78,9 @@ class Sweeper:
     def bury(self, tenant_id: str, run_id: str, *, owner: str, cause: str) -> None:
         """Record that the invocation `owner` died on a run, and wake the run.
 
-        An invocation that died before it claimed anything is made up for once. The next is left to the sweep, whose
-        backoff a function that always dies at its start can't turn into a storm.
+        An invocation that died before it claimed anything, or recorded nothing after its claim, is made up for once.
+        The next is left to the sweep: a function that always dies at its start makes no storm, and a store that is
+        silent for some minutes costs a run these minutes, not all the claims that may come to nothing.
 
         Raises:
             TryLater: not recorded; the run stays due at the end of the dead holder's lease.
@@ -81,8 +97,14 @@ class Sweeper:
                 self.log.append(header, [lost], at=self.clock.now(), outside=True)
             except LogMoved:
                 continue
-            self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
+            if not self._came_to_nothing_again(header):
+                self.wake.wake(tenant_id, run_id, traceparent=header.traceparent)
             return
+
+    def _came_to_nothing_again(self, dead: RunHeader) -> bool:
+        """Whether the dead holder recorded nothing, like the one before it."""
+        last = self.log.events(dead.tenant_id, dead.run_id, after=max(0, dead.next_seq - 3), limit=2)
+        return [type(event.data) for event in last] == [WorkerLost, RunClaimed]
 
     def _wake_once_more(self, header: RunHeader) -> None:
         """Wake a run that nobody holds, unless that was done, or the sweep has come by, since its last event."""
@@ -98,12 +120,22 @@ class Sweeper:
     def _look_after(self, header: RunHeader) -> str:
         now = self.clock.now()
         age = now - header.updated_at
-        if not self.log.postpone(header, now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)):
+        again_at = now + min(max(age, SHORTEST_BACKOFF), LONGEST_BACKOFF)
+        if not header.is_over and now < header.deadline_at:
+            again_at = min(again_at, header.deadline_at)
+        if not self.log.postpone(header, again_at):
             return "moved_on"
         if header.is_over:
             wake_next(self.log, self.wake, header)
             if state := read_state(self.log, header.tenant_id, header.run_id):
                 settle_ended(self.log, self.ledger, self.allowances, self.clock, state)
             return "settled"
+        if self._waits_for_session(header):
+            return "left"
         self.wake.wake(header.tenant_id, header.run_id, traceparent=header.traceparent)
         return "woken"
+
+    def _waits_for_session(self, header: RunHeader) -> bool:
+        """Whether a run has to wait for one ahead of it: for days perhaps, and a wake would only ask the same."""
+        is_parked = WaitingFor.SESSION in header.waiting_for and not header.cancel_requested
+        return is_parked and self.clock.now() < header.deadline_at and bool(runs_ahead(self.log, header))

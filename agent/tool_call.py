@@ -8,12 +8,13 @@ start open in the log.
 from dataclasses import dataclass
 
 from agent import tracing
+from agent.contracts import Contract
 from agent.errors import CallNotDecided, ToolLost, ToolUnreached
 from agent.events import Decision
-from agent.ports import Breakers, ToolRunner
-from agent.runlog import Result
+from agent.ports.breakers import Breakers
+from agent.ports.tool_room import ToolRunner
+from agent.run_state import Result
 from agent.tool_results import breaker, completed, refused, unavailable
-from agent.tools import Contract
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import json
 from typing import Literal
 
 from agent.answer import mended
+from agent.contracts import Contract, canonical_json
 from agent.controls import KeptBack
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown
-from agent.ports import ToolReply
-from agent.tools import Contract, canonical_json
+from agent.ports.tool_room import ToolReply
 
 MAX_TOOL_ATTEMPTS = 3
 """How often an idempotent call is started before its outcome counts as unknown."""

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from agent import allowances, approvals, resolutions
+from agent.contracts import Contract, Effect
 from agent.controls import Controls, KeptBack
 from agent.ear import Background, TimeIsUp
 from agent.errors import StoreUnavailable
@@ -28,7 +29,7 @@ from agent.events import (
 )
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import HeldRun
-from agent.runlog import Turn
+from agent.run_state import Turn
 from agent.tool_call import Start, carry_out
 from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
@@ -40,7 +41,6 @@ from agent.tool_results import (
     unavailable,
     unknown,
 )
-from agent.tools import Contract, Effect
 
 TOOL_GRACE_S = 5.0
 """What the tool's function may need beyond the tool's own timeout: to start, and to report."""
@@ -70,9 +70,11 @@ def play(run: HeldRun, turn: Turn, controls: Controls) -> None:
         for decision in _open_calls(run)
         if not decision.queued and (contract := _contract(run, decision))
     ]
-    if run.time_for(sum(map(_patience_s, _batches(inline)))) is None:
+    time_s = run.time_for(sum(map(_patience_s, _batches(inline))))
+    if time_s is None:
         run.hand_over()
         return
+    inline = _fitting(inline, time_s)
     starting = [d for d in _open_calls(run) if d.call_id not in turn.started and d.call_id not in turn.queued]
     allowances.take(run, starting)
     may_start = {decision.call_id for decision in _open_calls(run)}
@@ -129,6 +131,20 @@ def _batches(calls: Sequence[tuple[Decision, Contract]]) -> list[list[tuple[Deci
     return batches
 
 
+def _fitting(calls: Batch, time_s: float) -> list[tuple[Decision, Contract]]:
+    """Return the first calls, as many as end in the time there is; the first batch in any case.
+
+    What begins later than this holder may live would be unknown afterwards, though it never began.
+    """
+    fitting: list[tuple[Decision, Contract]] = []
+    for batch in _batches(calls):
+        time_s -= _patience_s(batch)
+        if fitting and time_s < 0:
+            break
+        fitting += batch
+    return fitting
+
+
 def _patience_s(batch: Batch) -> float:
     return max(contract.timeout_s for _, contract in batch) + TOOL_GRACE_S
 
@@ -137,16 +153,17 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
     """Note the results of calls that nobody will bring any more, or that operators have switched off meanwhile."""
     now = run.runtime.clock.now()
     run.unchecked.clear()
+    late: list[Payload] = []
     for decision in _unsettled(turn):
         if decision.call_id in turn.unknown:
             if found := resolutions.judge(run, turn, decision):
-                run.note(found)
+                late.append(found)
             continue
         started, _ = turn.started.get(decision.call_id, (None, 0))
         queued = turn.queued.get(decision.call_id)
         if queued is not None:
             if now >= queued.due_at:
-                run.note(unknown(decision, "expired") if started else not_run(decision, "expired", EXPIRED))
+                late.append(unknown(decision, "expired") if started else not_run(decision, "expired", EXPIRED))
             continue
         contract = _contract(run, decision)
         is_asked = approvals.is_undecided(turn, decision) and decision.call_id in turn.requested
@@ -159,6 +176,9 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
                 run.note(contract_changed(decision))
         elif contract is None or contract.mode == "once" or started.attempt >= MAX_TOOL_ATTEMPTS:
             run.note(unknown(decision, "lost"))
+    if late:
+        # No facts: the queue's worker, or a person, may write about these calls too, and who is first is right.
+        run.append(*late)
 
 
 def _admits(run: HeldRun, turn: Turn, decision: Decision, contract: Contract) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from agent.cursor import BEGINNING, Cursor
 from agent.errors import InputInvalid
 from agent.identity import Principal
-from agent.ports import Clock, RunLog
+from agent.ports.clock import Clock
+from agent.ports.run_log import RunLog
 from agent.project_agui import Positioned, Projection
 from agent.record import require_own_run
 

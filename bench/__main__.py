@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,8 @@ ROUNDS = 15
 
 def main() -> None:
     """Measure, print, write."""
-    console = Console()
+    # In a file, tables have the room they need.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with console.status("start-up of each function"):
         starts = start_up.measure(ROOT, ROUNDS)
     with console.status("bundles"):

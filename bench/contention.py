@@ -27,7 +27,8 @@ from agent.aws.dynamodb import Backoff
 from agent.aws.ledger import ATTEMPTS, DynamoDbLedger
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import TryLater
-from agent.ports import ModelPart, ModelRequest, ToolReply
+from agent.ports.model import ModelPart, ModelRequest
+from agent.ports.tool_room import ToolReply
 from agent.pricing import Prices
 from agent.release import Release
 from agent.runtime import Runtime

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.folding import fold
-from agent.guards import About
+from agent.guard import About
 from agent.hold_back import HoldBack
 from agent.release import Release
 from stacks.config import STAGES

@@ -20,7 +20,7 @@ from agent.aws.run_log import DynamoDbRunLog
 from agent.events import Payload, RunClaimed
 from agent.pricing import Prices
 from agent.release import Release
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.cloud import MemoryCloud
 from agent.testing.crash import Strike
 from agent.testing.limits import MemoryLimitBook

@@ -20,7 +20,7 @@ from agent.errors import InputInvalid, StoreUnavailable
 from agent.identity import Principal, Role, UserId
 from agent.limits import LimitScope
 from agent.operating import Desk, limits_of
-from agent.ports import Balance
+from agent.ports.money import Balance
 from lambdas import http_door
 from lambdas.http_door import Prose, Words
 from lambdas.problems import documented

@@ -12,7 +12,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from agent.loop import hold
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.runtime import Runtime
 from lambdas import telemetry
 from lambdas.early import build_early

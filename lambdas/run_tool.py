@@ -17,8 +17,9 @@ from opentelemetry import trace
 from pydantic import ValidationError
 
 from agent import tracing
+from agent.decided_call import ToolRoom
 from agent.errors import CallNotDecided, FactsUnavailable, ToolLost
-from agent.execution import ToolJob, ToolRoom, execute
+from agent.execution import ToolJob, execute
 from agent.fact_finding import FactsQuery, find_facts
 from lambdas import telemetry
 from lambdas.early import build_early

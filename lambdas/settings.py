@@ -56,7 +56,7 @@ class LimitedSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BreakerSettings(Settings):
-    """What the doors that call models and tools know of circuit breakers; see `agent.ports.BreakerRules`."""
+    """What the doors that call models and tools know of circuit breakers; see `ports.breakers.BreakerRules`."""
 
     control_table: str
     breaker_failures: int

@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from agent import approving, outside, tracing
 from agent.admission import Question, Room1, admit
 from agent.approving import Approval
+from agent.endings import EndReason, Status
 from agent.errors import RunNotOver
-from agent.events import ApprovalChoice, EndReason, RunEnded, Status
+from agent.events import ApprovalChoice, RunEnded
 from agent.identity import ApprovalId, Principal, Role, RunId, SessionId
 from agent.record import RunRecord, require_own_run
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from lambdas import http_door, operator_routes, telemetry, wiring
 from lambdas.early import build_early
 from lambdas.headers import NOBODY, Cors

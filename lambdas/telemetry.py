@@ -33,10 +33,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind
 
 from agent import tracing
+from agent.contracts import Contract
 from agent.errors import KeepgateError
 from agent.redaction import redact
-from agent.runlog import RunHeader
-from agent.tools import Contract
+from agent.run_header import RunHeader
 from lambdas.redacting import RedactingFormatter
 from lambdas.settings import Settings
 from lambdas.span_exporters import processor

@@ -24,6 +24,8 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.services import lambda_svc
 
+from local.processes import end_with_parent
+
 EVENTS_AT_ONCE = 8
 """Of one function."""
 PARTITION_KEY = "pk"
@@ -160,5 +162,6 @@ def with_variables(statement: Any, caller: Mapping[str, Any]) -> Any:  # noqa: A
 
 
 if __name__ == "__main__":
+    end_with_parent()
     add_missing_pieces()
     app.main()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
-from agent.tools import Effect
+from agent.contracts import Effect
 from local import tool_templates as templates
 from local.processes import ROOT
 from stacks.config import STAGES

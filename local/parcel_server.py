@@ -15,6 +15,8 @@ import uvicorn
 from mcp.server.mcpserver import MCPServer
 from pydantic import BaseModel, Field
 
+from local.processes import end_with_parent
+
 STATES = ("announced", "in_transit", "out_for_delivery", "delivered")
 TOWNS = ("Leipzig", "Utrecht", "Lyon", "Gdansk")
 
@@ -73,4 +75,5 @@ def main(port: int, keys: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(int(sys.argv[1]), os.environ["PARCEL_KEYS"].split(","))

@@ -1,10 +1,16 @@
-"""Child processes in sessions of their own, so that Ctrl-C reaches only us and we end exactly what we started."""
+"""Child processes in sessions of their own, so that Ctrl-C reaches only us and we end exactly what we started.
+
+Nothing of ours runs when we are killed. So a child that serves until it is stopped watches for that itself: we hold the
+other end of its standard input, which the kernel closes with us.
+"""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +36,7 @@ class Child:
                 command,
                 cwd=ROOT,
                 env=dict(environment),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -66,6 +72,8 @@ class Child:
         # The leader may be gone while something it started is not.
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +93,18 @@ class Child:
         lines = self._log.read_text(errors="replace").splitlines()
         said = "\n".join(line for line in lines[-25:] if line.strip())
         return ChildFailed(f"{what}; its log is {self._log} and ends with:\n{said}")
+
+
+def end_with_parent() -> None:
+    """Let this process, a `Child`, and all it starts end when whoever started it is gone."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def workers(state: Path, service: str) -> list[int]:

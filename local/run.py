@@ -24,13 +24,14 @@ from local.emulator import PortTaken
 from local.processes import ROOT, ChildFailed
 
 DEFAULT_PORT = 4566
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REFRESH_S = 600
 """Access tokens live 15 minutes."""
 QUESTION = "Where is order 1001?"
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not an Exception, so that nobody on the way takes it for a failure."""
+    """Ctrl-C, SIGTERM, or a closed terminal. Not an Exception, so that nobody on the way takes it for a failure."""
 
 
 class CannotStart(Exception):
@@ -41,7 +42,7 @@ def main(environment: Mapping[str, str]) -> int:
     """Run the local cloud and return the exit code: 0 after Ctrl-C, 1 after a failure, 2 if it can't start."""
     console = Console(soft_wrap=True, highlight=False)
     began = time.monotonic()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, _stop)
     try:
         port = _port(environment.get("PORT", ""))
@@ -62,7 +63,7 @@ def main(environment: Mapping[str, str]) -> int:
                 _serve(cloud, console)
             finally:
                 # From here on a second Ctrl-C would only leave things behind.
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in STOPPING:
                     signal.signal(number, signal.SIG_IGN)
     except Stopped:
         console.print("Stopped.")

@@ -9,7 +9,8 @@ READ = Template('''"""Get one $kind of the tenant by its id."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, ToolFailed, tool
 
 
 class $Name(Arguments):
@@ -50,7 +51,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, tool
 
 
 class $Name(Arguments):
@@ -90,7 +92,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, ToolFailed, tool
 
 ID = r"^$kind-[0-9a-f]{1,32}$$"
 
@@ -135,7 +138,7 @@ from typing import Any
 from agent.execution import execute
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.tenant_data import MemoryTenantData
 from support_desk.lock_contracts import FOLDER

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from agent.tools import canonical_json
+from agent.contracts import canonical_json
 from ops import administration, deployment
 from ops.console import deployment_of, out, refusal
 from ops.dead_letters import MAX_MESSAGES, DeadLetters

@@ -28,7 +28,7 @@ from agent.gate import Gate
 from agent.identity import Principal, Role
 from agent.limits import MAX_MICROS, Limits, read_allowances
 from agent.policy import CedarPolicy
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 from agent.release import Release
 from support_desk.tools import TOOLS
 

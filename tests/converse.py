@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from agent.ports import ModelRequest
+from agent.ports.model import ModelRequest
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 USE_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from agent import messages, sessions
 from agent.events import BudgetReturned, Event, RunCreated, ToolCompleted, ToolOutcomeUnknown
 from agent.identity import Principal, Role
-from agent.ports import RunLog
-from agent.runlog import RunHeader, RunState, advance, step
+from agent.ports.run_log import RunLog
+from agent.run_header import RunHeader, advance
+from agent.run_state import RunState, step
 from tests.converse import problems
 from tests.sample_agent import SampleCloud, release, tools
 

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from agent.contracts import Effect
 from agent.pricing import Price, Prices
 from agent.release import Caps, ModelChoice, Release
 from agent.testing.cloud import MemoryCloud
 from agent.testing.model import ScriptedModel, Step
-from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, by_name, tool
+from agent.tools import Arguments, Tool, ToolContext, ToolFailed, by_name, tool
 
 MODEL, FALLBACK = "test.model-1", "test.model-2"
 PRICE = Price(input=Decimal(1), output=Decimal(5), cache_read=Decimal("0.1"), cache_write=Decimal("1.25"))

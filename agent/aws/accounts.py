@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from agent.aws.dynamodb import Backoff, batch_get
 from agent.limits import Pool, period
-from agent.ports import Balance, LimitBook, Scope
+from agent.ports.limits import LimitBook
+from agent.ports.money import Balance, Scope
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

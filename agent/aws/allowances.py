@@ -20,7 +20,7 @@ from ulid import ULID
 from agent.aws.dynamodb import Backoff, Item, batch_get, transact
 from agent.errors import LogMoved
 from agent.limits import Allowance
-from agent.ports import LimitBook, Reached, Taking
+from agent.ports.limits import LimitBook, Reached, Taking
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

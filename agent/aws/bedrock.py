@@ -27,7 +27,7 @@ from agent.errors import (
     ModelUnavailable,
 )
 from agent.events import Reasoning, Usage
-from agent.ports import (
+from agent.ports.model import (
     GuardrailTold,
     ModelPart,
     ModelRequest,

@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent.aws.dynamodb import store_errors
+from agent.aws.dynamodb import Item, store_errors
 from agent.errors import TryLater
-from agent.ports import BreakerRules, Clock
+from agent.ports.breakers import BreakerRules
+from agent.ports.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -47,7 +48,8 @@ class DynamoDbBreakers:
             return False
         mine = now + round(patience_s * 1000)
         if not self._move(name, until, mine):
-            return False
+            # Another one is the probe; or was, and has closed the breaker since this process looked.
+            return self._open_until(name) is None
         self._probes[name] = mine
         return True
 
@@ -84,8 +86,7 @@ class DynamoDbBreakers:
             return until
 
         def read() -> int | None:
-            item = self._client.get_item(TableName=self._table, Key=_key(name, "STATE")).get("Item", {})
-            return int(item["open_until"]["N"]) if "open_until" in item else None
+            return _to_until(self._client.get_item(TableName=self._table, Key=_key(name, "STATE")).get("Item", {}))
 
         return self._remember(name, self._patiently(read, until))
 
@@ -119,10 +120,14 @@ class DynamoDbBreakers:
                     Key=_key(name, "STATE"),
                     UpdateExpression="REMOVE open_until" if after is None else "SET open_until = :after",
                     ConditionExpression=condition,
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
                     **more,
                 )
-            except self._client.exceptions.ConditionalCheckFailedException:
+            except self._client.exceptions.ConditionalCheckFailedException as refused:
                 self._seen.pop(name, None)
+                stands: Any = refused.response.get("Item")
+                if stands:
+                    self._remember(name, _to_until(stands))
                 return False
             self._remember(name, after)
             return True
@@ -144,6 +149,10 @@ class DynamoDbBreakers:
 
     def _now_ms(self) -> int:
         return round(self._clock.now().timestamp() * 1000)
+
+
+def _to_until(item: Item) -> int | None:
+    return int(item["open_until"]["N"]) if "open_until" in item else None
 
 
 def _key(name: str, item: str) -> dict[str, Any]:

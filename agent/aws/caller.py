@@ -20,7 +20,7 @@ from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
 from agent.errors import NotAuthenticated, StoreUnavailable
-from agent.ports import Clock
+from agent.ports.clock import Clock
 
 BOUND = "x-keepgate-command"
 QUERY = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}

@@ -12,7 +12,8 @@ from agent.aws.audit import DynamoDbAuditTrail
 from agent.aws.dynamodb import Backoff, Item, batch_get
 from agent.controls import Board, Controls, Switch, Target, boards, changed, standing
 from agent.errors import NotFound
-from agent.ports import AuditTrail, Clock
+from agent.ports.clock import Clock
+from agent.ports.controls import AuditTrail
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -8,17 +8,25 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.exceptions import ConnectionError as NotConnected
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+)
 from pydantic import JsonValue
 
 from agent import tracing
 from agent.aws.dynamodb import Backoff, require_passing, store_errors
 from agent.errors import CallNotDecided, FactsUnavailable, ToolLost, ToolUnreached
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
+
+NOT_CONNECTED = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
+"""Not all of botocore's connection errors: TLS may break (`SSLError`) after the request went out."""
 
 READ_MARGIN_S = 5.0
 """How much longer than the tool's own timeout the caller listens: run_tool ends itself first."""
@@ -54,8 +62,8 @@ class LambdaToolRunner:
             try:
                 answer = client.invoke(FunctionName=self._function, Payload=json.dumps(ids).encode(), **whose)
                 body = answer["Payload"].read()
-            except (client.exceptions.TooManyRequestsException, NotConnected):
-                # The two failures that prove it did not begin. Any other may have come after the tool acted.
+            except (client.exceptions.TooManyRequestsException, *NOT_CONNECTED):
+                # The failures that prove it did not begin. Any other may have come after the tool acted.
                 if attempt < self._backoff.attempts - 1:
                     self._backoff.wait(attempt)
             except ClientError as error:
@@ -114,7 +122,7 @@ class LambdaResourceFacts:
             try:
                 answer = self._client.invoke(FunctionName=self._function, Payload=json.dumps(ids).encode(), **whose)
                 body = json.loads(answer["Payload"].read())
-            except (self._client.exceptions.TooManyRequestsException, NotConnected) as error:
+            except (self._client.exceptions.TooManyRequestsException, *NOT_CONNECTED) as error:
                 if attempt == self._backoff.attempts - 1:
                     raise FactsUnavailable("run_tool could not be reached") from error
                 self._backoff.wait(attempt)

@@ -16,8 +16,8 @@ from ulid import ULID
 from agent.aws.dynamodb import Backoff, Item, store_errors, transact
 from agent.errors import StoreUnavailable
 from agent.events import at_utc
-from agent.ports import JobLine, WaitingJob
-from agent.runlog import RunHeader
+from agent.ports.jobs import JobLine, WaitingJob
+from agent.run_header import RunHeader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -86,7 +86,8 @@ class DynamoDbJobLines:
             if not refused:
                 return chosen
             if 0 in refused:
-                room = slots - len(refused[0].get("ids", {}).get("SS", []))
+                # Below zero where the limit was lowered: as a bound of the slice it would count from the end.
+                room = max(0, slots - len(refused[0].get("ids", {}).get("SS", [])))
             lost = {chosen[n - 1]["sk"]["S"] for n in refused if n > 0}
             waiting = [row for row in waiting if row["sk"]["S"] not in lost]
         raise StoreUnavailable(f"no slot was taken in {MAX_TRIES} attempts")

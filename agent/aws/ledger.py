@@ -22,8 +22,9 @@ from agent.aws.accounts import tenant_account, user_account
 from agent.aws.dynamodb import Backoff, Item, batch_get, store_errors, transact
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.limits import POOLS, Limits, Pool, period
-from agent.ports import Balance, Grant, LimitBook, Scope
-from agent.runlog import RunHeader
+from agent.ports.limits import LimitBook
+from agent.ports.money import Balance, Grant, Scope
+from agent.run_header import RunHeader
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -12,7 +12,7 @@ from agent.audit import Change
 from agent.aws.audit import DynamoDbAuditTrail
 from agent.aws.dynamodb import Backoff, Item, batch_get
 from agent.limits import NAMES, LimitName, Limits, LimitScope, own_scopes, require_below, scopes
-from agent.ports import Clock
+from agent.ports.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

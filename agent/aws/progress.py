@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from agent.aws.dynamodb import store_errors
 from agent.events import MAX_PROGRESS_NOTES
-from agent.ports import Clock
+from agent.ports.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

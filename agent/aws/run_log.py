@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from ulid import ULID
 
 from agent.aws import job_lines, run_sets
@@ -28,8 +29,9 @@ from agent.errors import (
 )
 from agent.events import Delta, Event, Payload, at_utc
 from agent.in_flight import patience_s
-from agent.ports import Clock, NewRun
-from agent.runlog import RunHeader, advance, extend
+from agent.ports.clock import Clock
+from agent.ports.run_log import NewRun
+from agent.run_header import RunHeader, advance, extend
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -228,7 +230,8 @@ class DynamoDbRunLog:
         if after is not None:
             condition, values = f"{condition} AND run_id > :after", {**values, ":after": {"S": after}}
         rows = self._index("by_approval", condition, values, limit=limit + 1, newest_first=False)
-        waiting = [header for header in self._headers([row["pk"]["S"] for row in rows[:limit]]) if header.approvals]
+        headers = self._readable_headers([row["pk"]["S"] for row in rows[:limit]])
+        waiting = [header for header in headers if header.approvals]
         more = rows[limit - 1]["run_id"]["S"] if len(rows) > limit else None
         return sorted(waiting, key=lambda header: header.run_id), more
 
@@ -251,7 +254,7 @@ class DynamoDbRunLog:
                 "by_due", "due_shard = :shard AND due_at <= :now", values, limit=limit, newest_first=False
             )
             due += ((row["due_at"]["S"], row["pk"]["S"]) for row in rows)
-        headers = self._headers([key for _, key in sorted(due)[:limit]])
+        headers = self._readable_headers([key for _, key in sorted(due)[:limit]])
         still_due = [(header.due_at, header) for header in headers if header.due_at and header.due_at <= now]
         return [header for _, header in sorted(still_due, key=lambda pair: pair[0])]
 
@@ -316,8 +319,21 @@ class DynamoDbRunLog:
 
     def _headers(self, partitions: Sequence[str]) -> list[RunHeader]:
         """Return the headers of these runs, in no order; a run that is gone meanwhile is left out."""
+        return [items.to_header(item) for item in self._header_items(partitions)]
+
+    def _readable_headers(self, partitions: Sequence[str]) -> list[RunHeader]:
+        """Do the same, also without those that another version wrote: everybody's runs, and one must not hide all."""
+        found: list[RunHeader] = []
+        for item in self._header_items(partitions):
+            try:
+                found.append(items.to_header(item))
+            except ValidationError:
+                logger.error("a header can't be read", extra={"run_id": item["run_id"]["S"]})  # noqa: TRY400 - the message quotes it
+        return found
+
+    def _header_items(self, partitions: Sequence[str]) -> list[Item]:
         keys = [{"pk": {"S": partition}, "sk": {"S": items.HEADER_KEY}} for partition in partitions]
-        return [items.to_header(item) for item in batch_get(self._client, self._table, keys, backoff=self._backoff)]
+        return batch_get(self._client, self._table, keys, backoff=self._backoff)
 
 
 def _too_many(who: str, run_ids: list[str], run: NewRun) -> TooManyRuns:

@@ -15,8 +15,8 @@ from typing import Any
 from agent.aws.dynamodb import Item
 from agent.errors import InputTooLarge
 from agent.events import Delta, Event, at_utc
-from agent.ports import NewRun
-from agent.runlog import RunHeader
+from agent.ports.run_log import NewRun
+from agent.run_header import RunHeader
 
 DUE_SHARDS = 16
 MAX_ITEM_BYTES = 380_000

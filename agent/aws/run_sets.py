@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.aws.dynamodb import Item
 from agent.aws.run_log_items import user_key
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 
 SHARDS = 8
 SET_LIFE_S = 7 * 24 * 3600

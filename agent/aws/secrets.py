@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from agent.aws.dynamodb import store_errors
+from agent.contracts import Contract
 from agent.identity import Principal
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.secrets import KEPT_S, MAX_CHARACTERS, MIN_CHARACTERS, need_of, path
-from agent.tools import Contract, ReadSecret, ToolFailed
+from agent.tools import ReadSecret, ToolFailed
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient

@@ -7,7 +7,7 @@ review lets run again is another one.
 from typing import TYPE_CHECKING
 
 from agent.aws.dynamodb import store_errors
-from agent.ports import Clock
+from agent.ports.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

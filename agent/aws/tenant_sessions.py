@@ -23,10 +23,11 @@ from agent.aws.dynamodb import store_errors
 from agent.aws.secrets import SecretStore
 from agent.aws.tenant_data import DynamoDbTenantData
 from agent.aws.tenant_files import S3TenantFiles
+from agent.contracts import Contract
 from agent.identity import Principal
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.secrets import path
-from agent.tools import Contract, ReadSecret, no_secret
+from agent.tools import ReadSecret, no_secret
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agent.errors import LogMoved
 from agent.limits import Allowance
-from agent.ports import LimitBook, Reached, Taking
+from agent.ports.limits import LimitBook, Reached, Taking
 from agent.testing.limits import MemoryLimitBook
 
 Key = tuple[str, ...]

@@ -4,7 +4,8 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from agent.ports import BreakerRules, Clock
+from agent.ports.breakers import BreakerRules
+from agent.ports.clock import Clock
 
 STEADY = BreakerRules(failures=5, window_s=30, open_s=30)
 

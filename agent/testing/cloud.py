@@ -13,10 +13,11 @@ from typing import Any
 
 from agent.admission import Question, Room1, admit
 from agent.approving import decide
+from agent.decided_call import ToolRoom
 from agent.dispatch import Dispatcher
 from agent.errors import FactsUnavailable, LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
 from agent.events import ApprovalChoice, ApprovalDecided, Event
-from agent.execution import ToolJob, ToolRoom
+from agent.execution import ToolJob
 from agent.held_run import read_state
 from agent.hooks import Hooks
 from agent.identity import Principal, Role
@@ -24,11 +25,17 @@ from agent.limits import Limits
 from agent.loop import hold
 from agent.outside import cancel
 from agent.pinned_call import Outside
-from agent.ports import Allowances, JobLines, Ledger, Model, Policy, RunLog
+from agent.ports.jobs import JobLines
+from agent.ports.limits import Allowances
+from agent.ports.model import Model
+from agent.ports.money import Ledger
+from agent.ports.policy import Policy
+from agent.ports.run_log import RunLog
 from agent.pricing import Prices
 from agent.queued_calls import QueueWorker, work
 from agent.release import Release
-from agent.runlog import RunHeader, RunState
+from agent.run_header import RunHeader
+from agent.run_state import RunState
 from agent.runtime import Runtime
 from agent.sweep import Sweeper
 from agent.testing.allowances import MemoryAllowances

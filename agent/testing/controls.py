@@ -5,7 +5,8 @@ import threading
 from agent.audit import of_switch
 from agent.controls import Board, Controls, Switch, Target, boards, changed, standing
 from agent.errors import NotFound, StoreUnavailable
-from agent.ports import AuditTrail, Clock
+from agent.ports.clock import Clock
+from agent.ports.controls import AuditTrail
 from agent.testing.audit import MemoryAuditTrail
 
 

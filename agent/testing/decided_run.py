@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+from agent.contracts import sha256_of
+from agent.decided_call import ToolRoom
 from agent.dispatch import Dispatcher
 from agent.events import (
     Decision,
@@ -16,9 +18,8 @@ from agent.events import (
     ToolUse,
     Verdict,
 )
-from agent.execution import ToolRoom
 from agent.identity import Principal, Role
-from agent.ports import NewRun, RunLog
+from agent.ports.run_log import NewRun, RunLog
 from agent.testing.clock import FakeClock
 from agent.testing.controls import MemoryControlBook
 from agent.testing.job_lines import MemoryJobLines
@@ -28,7 +29,7 @@ from agent.testing.rooms import MemoryToolQueue
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.secrets import MemorySecrets
 from agent.testing.tenant_data import MemoryTable, MemoryTenantAccess
-from agent.tools import Tool, by_name, sha256_of
+from agent.tools import Tool, by_name
 
 RUN = "run_01JABCDEFGHJKMNPQRSTVWXYZ0"
 CALL = "call_1_0"

@@ -3,7 +3,7 @@
 import threading
 from datetime import datetime, timedelta
 
-from agent.ports import JobLine, WaitingJob
+from agent.ports.jobs import JobLine, WaitingJob
 from agent.testing.run_log import MemoryRunLog
 
 LOOK_AGAIN = timedelta(seconds=60)

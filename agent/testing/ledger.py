@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent.limits import POOLS, Pool, period
-from agent.ports import Balance, Grant, LimitBook, Scope
-from agent.runlog import RunHeader
+from agent.ports.limits import LimitBook
+from agent.ports.money import Balance, Grant, Scope
+from agent.run_header import RunHeader
 from agent.testing.limits import MemoryLimitBook
 
 Account = tuple[Pool, str, str]

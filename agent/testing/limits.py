@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import audit
 from agent.limits import LimitName, Limits, LimitScope, own_scopes, require_below, scopes
-from agent.ports import Clock
+from agent.ports.clock import Clock
 from agent.testing.audit import MemoryAuditTrail
 from agent.testing.clock import FakeClock
 from agent.tools import Tool

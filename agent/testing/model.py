@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.errors import ModelError
 from agent.events import Usage
-from agent.ports import ModelPart, ModelRequest, ModelStopped, TextDelta, ToolAsked, UsageReported
+from agent.ports.model import ModelPart, ModelRequest, ModelStopped, TextDelta, ToolAsked, UsageReported
 
 Step = ModelPart | ModelError | Callable[[], None]
 """A part to yield, an error to raise, or something to do in between (let time pass, wait for the test)."""

@@ -8,10 +8,12 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from agent.decided_call import ToolRoom
 from agent.errors import FactsUnavailable
-from agent.execution import ToolJob, ToolRoom, execute
+from agent.execution import ToolJob, execute
 from agent.fact_finding import FactsQuery, find_facts
-from agent.ports import PolicyDecision, PolicyQuery, ToolReply
+from agent.ports.policy import PolicyDecision, PolicyQuery
+from agent.ports.tool_room import ToolReply
 
 
 class InProcessToolRunner:

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from agent.errors import IdempotencyKeyReused, LogMoved, SessionBusy, TooManyRuns
 from agent.events import Delta, Event, Payload
 from agent.in_flight import patience_s
-from agent.ports import NewRun
-from agent.runlog import RunHeader, advance, extend
+from agent.ports.run_log import NewRun
+from agent.run_header import RunHeader, advance, extend
 
 KEY_LIFE = timedelta(hours=24)
 """How long an idempotency key is remembered."""

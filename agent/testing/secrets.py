@@ -1,9 +1,10 @@
 """Tools' secrets in memory: the twin of `agent.aws.secrets`, held to the same contract suite."""
 
+from agent.contracts import Contract
 from agent.identity import Principal
 from agent.secrets import KEPT_S, MAX_CHARACTERS, MIN_CHARACTERS, need_of, path
 from agent.testing.clock import FakeClock
-from agent.tools import Contract, ReadSecret, ToolFailed
+from agent.tools import ReadSecret, ToolFailed
 
 PREFIX = "keepgate/test"
 

@@ -5,12 +5,13 @@ import json
 import threading
 from typing import Any
 
+from agent.contracts import Contract, DataAction, canonical_json
 from agent.errors import ConfigurationInvalid
 from agent.identity import Principal
 from agent.tenant_items import require_id, require_item, require_page
 from agent.testing.secrets import MemorySecrets
 from agent.testing.tenant_files import MemoryTenantFiles
-from agent.tools import Contract, DataAction, ReadSecret, canonical_json
+from agent.tools import ReadSecret
 
 EVERYTHING: tuple[DataAction, ...] = ("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem")
 

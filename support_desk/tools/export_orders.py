@@ -5,7 +5,8 @@ import io
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, tool
 from support_desk.orders import Day, Order, OrderStatus, each_order
 
 MAX_ROWS = 20_000

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, TenantData, ToolContext, ToolFailed, facts, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, TenantData, ToolContext, ToolFailed, facts, tool
 from support_desk.orders import Currency, HandledOrder, OrderId, find_order, handler_of
 
 MAX_REFUNDS = 20
@@ -64,6 +65,7 @@ def _earlier(data: TenantData, order_id: str) -> list[dict[str, Any]]:
     facts=refundable_order,
     data_actions=("dynamodb:GetItem", "dynamodb:Query", "dynamodb:PutItem"),
     errors=("order_not_found", "refund_too_large"),
+    if_unknown="ask_person",  # it is money: whether it was paid back is not for the model to guess
     trusted=True,
     shown_to_user=True,
     parallel=False,

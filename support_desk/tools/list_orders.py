@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, tool
 from support_desk.orders import Cents, Day, Order, OrderId, OrderStatus, each_order
 
 MAX_READ = 1000

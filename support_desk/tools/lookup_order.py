@@ -1,6 +1,7 @@
 """Look one order up: the tool to read first."""
 
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, ToolFailed, tool
 from support_desk.orders import Order, OrderId, find_order
 
 

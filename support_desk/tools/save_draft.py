@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, ToolFailed, tool
 from support_desk.orders import OrderId, find_order, handled_order
 
 

@@ -10,7 +10,8 @@ from collections import Counter
 
 from pydantic import BaseModel, Field
 
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.contracts import Effect
+from agent.tools import Arguments, ToolContext, tool
 
 MAX_DOCUMENTS = 100
 MAX_PASSAGES = 4

@@ -7,6 +7,8 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from agent.contracts import Effect
+from agent.endings import END, EndReason
 from agent.events import (
     FINDINGS,
     UNRESOLVED,
@@ -17,7 +19,6 @@ from agent.events import (
     CancelRequested,
     Decision,
     Delta,
-    EndReason,
     Event,
     FeedbackGiven,
     ModelCompleted,
@@ -42,11 +43,10 @@ from agent.events import (
     WorkerLost,
 )
 from agent.identity import Principal, Role, approval_id, call_id, message_id, resolution_id
-from agent.ports import NewRun
-from agent.runlog import END, fold
+from agent.ports.run_log import NewRun
+from agent.run_state import fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Effect
 
 MODEL = "model-1"
 RUN_ID = "run_01KAGJ8QH0000000000000000A"

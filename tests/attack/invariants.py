@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from agent.contracts import canonical_json
 from agent.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -24,8 +25,7 @@ from agent.events import (
 )
 from agent.identity import Principal, Role
 from agent.project_agui import Positioned
-from agent.runlog import RunHeader
-from agent.tools import canonical_json
+from agent.run_header import RunHeader
 from agent.watching import Room1Reader, read_page
 from support_desk.tools import TOOLS
 from tests.attack.world import ALLOWANCES, PEOPLE, RELEASE, Act, World, tenant_canary, user_canary

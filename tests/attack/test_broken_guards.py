@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from agent import caps, execution
+from agent import caps, decided_call, execution
 from agent.events import Verdict
 from agent.gate import Gate
 from agent.identity import Role
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.testing.allowances import MemoryAllowances
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
@@ -38,7 +38,7 @@ def test_with_all_guards_in_place_the_judges_say_nothing(turns) -> None:
 
 
 def test_1_other_arguments_than_were_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided = execution.require_decided
+    decided = decided_call.require_decided
 
     def careless(*ids):
         call = decided(*ids)
@@ -65,7 +65,7 @@ def test_3_a_tool_that_opens_another_tenants_data(monkeypatch: pytest.MonkeyPatc
 
 
 def test_4_a_call_that_acts_as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    decided = execution.require_decided
+    decided = decided_call.require_decided
 
     def careless(*ids):
         call = decided(*ids)

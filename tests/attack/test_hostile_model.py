@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.errors import KeepgateError, ModelThrottled, ModelTimedOut
 from agent.events import Usage
 from agent.identity import Principal, Role
-from agent.ports import ModelStopped, TextDelta, ToolAsked, UsageReported
+from agent.ports.model import ModelStopped, TextDelta, ToolAsked, UsageReported
 from tests.attack.invariants import violations
 from tests.attack.world import RELEASE, World, endless
 

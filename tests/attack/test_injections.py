@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.ports import ModelRequest
+from agent.ports.model import ModelRequest
 from agent.testing.model import Step, asks, says
 from tests.attack.invariants import violations
 from tests.attack.world import World, seeded

@@ -17,11 +17,11 @@ from moto import mock_aws
 
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import NotFound
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from agent.testing.tables import create_table
-from lambdas import shim, stream_events, wiring
+from lambdas import clients, shim, stream_events, wiring
 from tests.attack.routes import (
     BODIES,
     FORGED_FIELDS,
@@ -84,7 +84,7 @@ class World:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     calls: list[str] = []
-    build = wiring._new
+    build = clients.new
 
     def sends(request: AWSPreparedRequest, event_name: str, **_: Any) -> None:
         asked = json.loads(request.body or b"{}")
@@ -100,21 +100,21 @@ def world() -> Iterator[World]:
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setattr(wiring, "_new", watched)
+        patch.setattr(clients, "new", watched)
         client = boto3.client("dynamodb")
         indexes = {"by_user": ("user_key", "run_id"), "by_approval": ("approval_key", "run_id")}
         create_table(client, "runs", **indexes, by_due=("due_shard", "due_at"))
         for table in ("control", "ledger"):
             create_table(client, table)
-        wiring._client.cache_clear()
+        clients.client.cache_clear()
         wiring._limits.cache_clear()
         bell = Bell()
-        clients = frozenset({CLIENT})
+        admitted = frozenset({CLIENT})
         settings: Any = replace(SETTINGS["shim"], user_runs_limit=50, tenant_runs_limit=200)
         log = DynamoDbRunLog(client, "runs")
         doors = {
-            "others": shim.door(replace(wiring.shim(settings), wake=bell), clients),
-            "followRun": stream_events.door(wiring.stream_events(SETTINGS["stream_events"]), clients),
+            "others": shim.door(replace(wiring.shim(settings), wake=bell), admitted),
+            "followRun": stream_events.door(wiring.stream_events(SETTINGS["stream_events"]), admitted),
         }
         made = World(log, doors, bell, calls)
         cloud = SampleCloud(
@@ -135,7 +135,7 @@ def world() -> Iterator[World]:
         changes, _ = made.ask(routes()["readAudit"], {}, OPERATOR)
         made.ids["change"] = changes.body["changes"][0]["id"]
         yield made
-    wiring._client.cache_clear()
+    clients.client.cache_clear()
     wiring._limits.cache_clear()
 
 

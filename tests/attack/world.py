@@ -17,10 +17,10 @@ import support_desk
 from agent.errors import KeepgateError
 from agent.limits import read_allowances
 from agent.policy import CedarPolicy
-from agent.ports import ModelPart, ModelRequest
+from agent.ports.model import ModelPart, ModelRequest
 from agent.pricing import Prices
 from agent.release import Release
-from agent.runlog import RunHeader
+from agent.run_header import RunHeader
 from agent.testing.cloud import MemoryCloud
 from agent.testing.limits import AMPLE
 from agent.testing.model import Step, says

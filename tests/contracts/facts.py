@@ -16,7 +16,7 @@ from agent.events import (
     Usage,
 )
 from agent.identity import Principal, Role, approval_id
-from agent.ports import NewRun
+from agent.ports.run_log import NewRun
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 

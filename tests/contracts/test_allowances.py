@@ -14,7 +14,7 @@ from agent.aws.allowances import DynamoDbAllowances
 from agent.aws.dynamodb import Backoff
 from agent.errors import LogMoved, StoreUnavailable
 from agent.limits import Limits, LimitScope
-from agent.ports import Allowances, Reached, Taking
+from agent.ports.limits import Allowances, Reached, Taking
 from agent.testing.allowances import MemoryAllowances
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.tables import create_table

@@ -9,7 +9,7 @@ import pytest
 
 from agent.aws.breakers import DynamoDbBreakers
 from agent.errors import ConfigurationInvalid
-from agent.ports import BreakerRules, Breakers
+from agent.ports.breakers import BreakerRules, Breakers
 from agent.testing.breakers import BreakerItems, MemoryBreakers
 from agent.testing.clock import FakeClock
 from agent.testing.tables import create_table
@@ -106,6 +106,21 @@ def test_a_probes_success_closes_the_breaker(process: Process, clock: FakeClock)
     assert all(admits(each) for each in (probe, other, process()))
     probe.failed(NAME)
     assert admits(probe)  # closed as new: one failure is one failure
+
+
+def test_a_caller_whose_look_at_a_breaker_is_older_than_its_closing_is_let_through(
+    process: Process, clock: FakeClock
+) -> None:
+    opened(process)
+    clock.advance(RULES.open_s - 1)
+    probe, late = process(), process()
+    assert not admits(late)
+    clock.advance(1)
+    assert admits(probe)
+    probe.succeeded(NAME)
+    assert admits(late)
+    late.failed(NAME)  # and it is no probe: one failure is one failure
+    assert admits(process())
 
 
 def test_a_probes_failure_opens_the_breaker_for_its_whole_time_again(process: Process, clock: FakeClock) -> None:

@@ -16,7 +16,8 @@ from agent.aws.limits import DynamoDbLimitBook
 from agent.controls import MAX_DURATION, MAX_SWITCHES, Board, Controls, Switch, Target
 from agent.errors import InputInvalid, NotFound, StoreUnavailable
 from agent.limits import Limits, LimitScope
-from agent.ports import AuditTrail, ControlBook, LimitBook
+from agent.ports.controls import AuditTrail, ControlBook
+from agent.ports.limits import LimitBook
 from agent.testing.audit import MemoryAuditTrail
 from agent.testing.clock import FakeClock
 from agent.testing.controls import MemoryControlBook

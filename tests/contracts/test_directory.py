@@ -9,7 +9,7 @@ import pytest
 from agent.aws.directory import CognitoDirectory
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.identity import Principal, Role
-from agent.ports import Directory
+from agent.ports.directory import Directory
 from agent.testing.directory import MemoryDirectory
 from tests.contracts.wire import Fault, Wire, error, lose_reply
 

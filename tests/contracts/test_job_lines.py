@@ -10,16 +10,10 @@ import pytest
 
 from agent.aws.dynamodb import Backoff
 from agent.aws.job_lines import DynamoDbJobLines
-from agent.events import (
-    EndReason,
-    ModelCompleted,
-    RunEnded,
-    Status,
-    ToolCompleted,
-    ToolQueued,
-    ToolUse,
-)
-from agent.ports import JobLines, RunLog, WaitingJob
+from agent.endings import EndReason, Status
+from agent.events import ModelCompleted, RunEnded, ToolCompleted, ToolQueued, ToolUse
+from agent.ports.jobs import JobLines, WaitingJob
+from agent.ports.run_log import RunLog
 from agent.testing.job_lines import MemoryJobLines
 from agent.testing.run_log import MemoryRunLog
 from tests.contracts.facts import NOW, claim, new_run
@@ -122,6 +116,16 @@ def test_a_limit_of_none_sends_nothing_and_a_lowered_one_lets_what_is_sent_be(of
     second = office.queue(2)
     assert office.take(1) == []
     office.complete(first)
+    assert office.take(1) == [(second, "call_1_0")]
+
+
+def test_a_limit_far_below_what_is_in_the_queue_already_sends_nothing_and_is_no_failure(office: Office) -> None:
+    first = office.queue(4)
+    assert len(office.take(4)) == 4
+    second = office.queue(6)
+    assert office.take(1) == []
+    for call in range(4):
+        office.complete(first, f"call_1_{call}")
     assert office.take(1) == [(second, "call_1_0")]
 
 

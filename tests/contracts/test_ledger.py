@@ -15,8 +15,8 @@ from agent.aws.dynamodb import Backoff
 from agent.aws.ledger import DynamoDbLedger
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.limits import Limits
-from agent.ports import Balance, Grant, Ledger
-from agent.runlog import RunHeader, advance
+from agent.ports.money import Balance, Grant, Ledger
+from agent.run_header import RunHeader, advance
 from agent.testing.ledger import MemoryLedger
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.tables import create_table

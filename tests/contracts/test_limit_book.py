@@ -12,7 +12,8 @@ from agent.aws.ledger import DynamoDbLedger
 from agent.aws.limits import CACHE_S, DynamoDbLimitBook
 from agent.errors import InputInvalid
 from agent.limits import Limits, LimitScope
-from agent.ports import Balance, Grant, Ledger, LimitBook
+from agent.ports.limits import LimitBook
+from agent.ports.money import Balance, Grant, Ledger
 from agent.testing.clock import FakeClock
 from agent.testing.ledger import MemoryLedger
 from agent.testing.limits import MemoryLimitBook

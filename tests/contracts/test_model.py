@@ -21,7 +21,7 @@ from agent.errors import (
     ModelUnavailable,
 )
 from agent.events import Usage
-from agent.ports import (
+from agent.ports.model import (
     GuardrailTold,
     Model,
     ModelRequest,

@@ -8,7 +8,7 @@ import pytest
 
 from agent.aws.progress import DynamoDbProgressNotes
 from agent.errors import StoreUnavailable
-from agent.ports import ProgressNotes
+from agent.ports.jobs import ProgressNotes
 from agent.testing.clock import FakeClock
 from agent.testing.progress import MemoryProgressNotes
 from agent.testing.tables import create_table

@@ -9,13 +9,14 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.config import Config
-from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError, SSLError
 from moto.core.botocore_stubber import MockRawResponse
 from pydantic import BaseModel
 
 from agent.aws.dynamodb import Backoff
 from agent.aws.functions import LambdaResourceFacts, LambdaToolRunner, LambdaWake
 from agent.aws.tool_queue import SqsToolQueue
+from agent.contracts import Effect
 from agent.errors import (
     CallNotDecided,
     ConfigurationInvalid,
@@ -25,11 +26,11 @@ from agent.errors import (
     ToolUnreached,
 )
 from agent.events import ToolCompleted
-from agent.ports import ResourceFacts, ToolReply, ToolRunner
+from agent.ports.tool_room import ResourceFacts, ToolReply, ToolRunner
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessResourceFacts, InProcessToolRunner
 from agent.testing.tenant_data import MemoryTenantData
-from agent.tools import Arguments, Effect, Facts, TenantData, ToolContext, ToolFailed, facts, tool
+from agent.tools import Arguments, Facts, TenantData, ToolContext, ToolFailed, facts, tool
 from lambdas import run_tool, telemetry
 from lambdas.settings import Settings
 from tests.contracts.conftest import Sleeps
@@ -282,10 +283,11 @@ def test_what_can_not_be_reached_in_bounded_attempts_did_not_begin(
     "fault",
     [
         ReadTimeoutError(endpoint_url="https://lambda"),
+        SSLError(endpoint_url="https://lambda", error=OSError("bad record mac")),
         response(500, {}, code="ServiceException"),
         response(200, {"errorType": "Runtime.ExitError"}, function_error="Unhandled"),
     ],
-    ids=["no answer", "server error", "the function died"],
+    ids=["no answer", "broken off", "server error", "the function died"],
 )
 def test_what_may_have_begun_is_lost_and_never_tried_again(
     lambda_runner: LambdaToolRunner, aws_lambda: Lambda, fault: Exception | AWSResponse

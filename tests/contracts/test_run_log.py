@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 
 from agent.aws.dynamodb import Backoff
 from agent.aws.run_log import DynamoDbRunLog
+from agent.endings import EndReason, Status
 from agent.errors import IdempotencyKeyReused, LogMoved
 from agent.events import (
     ApprovalDecided,
     Delta,
-    EndReason,
     FeedbackGiven,
     RunEnded,
     RunWaiting,
     SessionLoaded,
     SessionMessage,
-    Status,
     WaitingFor,
 )
-from agent.ports import RunLog
-from agent.runlog import MAX_APPEND, fold
+from agent.ports.run_log import RunLog
+from agent.run_header import MAX_APPEND
+from agent.run_state import fold
 from agent.testing.clock import FakeClock
 from agent.testing.run_log import MemoryRunLog
 from agent.testing.tables import create_table

@@ -1,13 +1,16 @@
 """What DynamoDB and the network do to the run log, which memory can't: conflicts, throttling, lost replies, limits."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from agent.aws.dynamodb import Backoff
 from agent.aws.run_log import DynamoDbRunLog
+from agent.aws.run_log_items import header_item
 from agent.errors import (
     ConfigurationInvalid,
     IdempotencyKeyReused,
@@ -18,7 +21,7 @@ from agent.errors import (
 )
 from agent.events import Delta, SessionLoaded, SessionMessage
 from tests.contracts.conftest import Sleeps
-from tests.contracts.facts import NOW, cancel, claim, new_run
+from tests.contracts.facts import NOW, answered, cancel, claim, new_run, requested
 from tests.contracts.test_run_log import dynamodb_log
 from tests.contracts.wire import Fault, Wire, cancelled, error, first, leave_unprocessed, lose_reply, lose_request
 
@@ -98,6 +101,20 @@ def test_an_append_that_was_overtaken_after_its_lost_reply_counts_as_done(log: D
     with pytest.raises(LogMoved):
         log.append(mine, [cancel()], at=NOW)
     assert [e.type for e in log.events("acme", header.run_id)] == ["run.created", "run.claimed", "cancel.requested"]
+
+
+def test_a_header_of_a_version_this_one_does_not_know_hides_no_other_from_sweeper_and_approvers(
+    log: DynamoDbRunLog, aws: Callable[[str], Any]
+) -> None:
+    created = [log.create(new_run()) for _ in range(2)]
+    headers = [log.append(h, [claim(), answered(), requested(h.run_id)], at=NOW) for h in created]
+    item = header_item(headers[0])
+    newer = json.loads(item["header"]["S"]) | {"of_a_later_version": 1}
+    aws("dynamodb").put_item(TableName=log._table, Item={**item, "header": {"S": json.dumps(newer)}})
+    assert log.due_runs(NOW + timedelta(hours=1), limit=5) == [headers[1]]
+    assert log.runs_awaiting_approval("acme", limit=5) == ([headers[1]], None)
+    with pytest.raises(ValidationError):
+        log.header("acme", headers[0].run_id)
 
 
 def test_a_failed_condition_beside_a_conflict_means_the_log_moved(log: DynamoDbRunLog, wire: Wire) -> None:

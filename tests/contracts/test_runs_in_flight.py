@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 
 from agent import sessions
+from agent.endings import EndReason, Status
 from agent.errors import SessionBusy, TooManyRuns
-from agent.events import EndReason, RunEnded, Status
-from agent.ports import NewRun, RunLog
-from agent.runlog import RunHeader
+from agent.events import RunEnded
+from agent.ports.run_log import NewRun, RunLog
+from agent.run_header import RunHeader
 from tests.contracts.facts import NOW, claim, new_run
 from tests.contracts.racing import race
 from tests.contracts.test_run_log import log

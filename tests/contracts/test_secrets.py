@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from agent.aws.secrets import MAX_KEPT, SecretStore
+from agent.contracts import Contract, Effect, SecretNeed
 from agent.errors import ConfigurationInvalid
 from agent.identity import Principal
 from agent.secrets import KEPT_S
 from agent.testing.clock import FakeClock
 from agent.testing.secrets import PREFIX, MemorySecrets
-from agent.tools import Contract, Effect, ReadSecret, SecretNeed, ToolFailed
+from agent.tools import ReadSecret, ToolFailed
 
 ANN = Principal(tenant_id="acme", user_id="ann", roles=frozenset())
 BOB = ANN.model_copy(update={"user_id": "bob"})

@@ -9,7 +9,7 @@ from agent import allowances
 from agent.errors import Conflict, TryLater
 from agent.events import ToolCompleted
 from agent.limits import LimitScope
-from agent.runlog import RunState
+from agent.run_state import RunState
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import AlreadyDecided, Conflict, TryLater
 from agent.events import ApprovalDecided, BudgetReturned, ToolCompleted, ToolOutcomeUnknown, ToolStarted
-from agent.runlog import fold
+from agent.run_state import fold
 from agent.testing.crash import Killed, Process, Strike
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy

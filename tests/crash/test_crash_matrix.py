@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import pytest
 
+from agent.endings import Status
 from agent.errors import ModelError, ModelNotOffered, ModelThrottled, RunOver, SessionBusy, TryLater
-from agent.events import Decision, Event, ModelStarted, RunEnded, RunWaiting, Status, ToolCompleted, Usage, Verdict
-from agent.ports import Model, ModelPart, ModelRequest, TextDelta
+from agent.events import Decision, Event, ModelStarted, RunEnded, RunWaiting, ToolCompleted, Usage, Verdict
+from agent.ports.model import Model, ModelPart, ModelRequest, TextDelta
 from agent.release import ModelChoice
 from agent.testing.breakers import STEADY, MemoryBreakers
 from agent.testing.crash import Killed, Process, Strike

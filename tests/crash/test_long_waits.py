@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from agent.events import EndReason, Status
+from agent.endings import EndReason, Status
 from agent.testing.model import asks, says
 from tests.demands import require_settled, require_sound
 from tests.sample_agent import QUESTION, SampleCloud

@@ -11,7 +11,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.events import EndReason, ToolOutcomeUnknown
+from agent.endings import EndReason
+from agent.events import ToolOutcomeUnknown
 from agent.runtime import Runtime
 from agent.testing.crash import Process
 from agent.testing.model import asks, says

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,11 @@ class RunningCloud:
             self.door("AgentFunction", "tests.e2e.other_release.agent_handler", KEEPGATE_RELEASE_CHANGES=written),
         ):
             yield
+
+    def stuck_tools(self, folder: Path, *, patience_s: float) -> AbstractContextManager[None]:
+        """Let a tool hang as often as there are files `<tool>.<n>` in the folder; its room waits so long for it."""
+        variables = {"KEEPGATE_STUCK": str(folder), "KEEPGATE_STUCK_PATIENCE_S": str(patience_s)}
+        return self.door("ToolFunction", "tests.e2e.stuck_tools.handler", **variables)
 
     @contextmanager
     def redelivering_after(self, seconds: int) -> Iterator[None]:

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.aws.tenant_data import load
+from agent.tool_results import MAX_TOOL_ATTEMPTS
 from local.processes import ROOT
 from support_desk import seed
 from tests.agui.verifier import Verifier
@@ -36,17 +38,17 @@ def refunds(cloud: RunningCloud, tenant: str, order: str) -> list[dict[str, Any]
     return [{name: next(iter(value.values())) for name, value in item.items()} for item in items]
 
 
-def pending(approver: Api, run_id: str, *, within_s: float = 10) -> dict[str, Any]:
-    """Return the approval that a run waits for, as an approver finds it."""
+def pending(approver: Api, run_id: str, *, kind: str = "apr", within_s: float = 10) -> dict[str, Any]:
+    """Return the approval, or with `res` the resolution, that a run waits for, as an approver finds it."""
     deadline = time.monotonic() + within_s
     while True:
         listed = approver.http.get("/approvals", params={"limit": 50})
         assert listed.status_code == 200, listed.text
         for shown in listed.json()["approvals"]:
-            if shown["approval_id"].startswith(f"apr_{run_id.removeprefix('run_')}_"):
+            if shown["approval_id"].startswith(f"{kind}_{run_id.removeprefix('run_')}_"):
                 document: dict[str, Any] = shown
                 return document
-        assert time.monotonic() < deadline, f"no approval of {run_id} within {within_s} s"
+        assert time.monotonic() < deadline, f"no {kind} of {run_id} within {within_s} s"
         time.sleep(0.1)
 
 
@@ -193,6 +195,35 @@ def test_the_users_stream_says_that_a_person_is_waited_for_and_what_came_of_it(a
     told = [event["value"] for event in events if event.get("name") == "keepgate.approval"]
     assert [value["status"] for value in told] == ["pending", "approved"]
     assert {value["approval_id"] for value in told} == {shown["approval_id"]}
+
+
+def test_a_refund_whose_end_nobody_saw_is_looked_into_by_a_person_and_not_run_again(
+    cloud: RunningCloud, acme: Api, approver: Api, tmp_path: Path
+) -> None:
+    for attempt in range(MAX_TOOL_ATTEMPTS):
+        (tmp_path / f"issue_refund.{attempt}").touch()
+    with cloud.stuck_tools(tmp_path, patience_s=1):
+        run_id = acme.ask("Please refund 4 EUR of order 1014, it came late")
+        asked = pending(approver, run_id)
+        assert asked["kind"] == "approval"
+        decide(approver, asked["approval_id"], "approve")
+        acme.wait_while(run_id, {"waiting"})
+        looked_into = pending(approver, run_id, kind="res", within_s=30)
+    assert looked_into["kind"] == "resolution"
+    assert looked_into["idempotency_key"] == f"{run_id}/call_2_0"
+    assert acme.wait_until(run_id, "waiting")["waiting_for"] == ["approval"]
+    wrong = decide(approver, looked_into["approval_id"], "approve")
+    assert wrong.status_code in {400, 409, 422}, wrong.text
+
+    found = decide(approver, looked_into["approval_id"], "did_not_happen", reason="No such payment at the bank.")
+    assert found.status_code == 200, found.text
+    answer = acme.wait(run_id)["answer"]
+    assert "I could not issue refund" in answer
+    assert "No such payment at the bank." in answer
+    assert refunds(cloud, "acme", "1014") == []
+    log = log_of(cloud, "acme", run_id)
+    starts = [event["attempt"] for event in log if event["type"] == "tool.started" and event["tool"] == "issue_refund"]
+    assert starts == list(range(1, MAX_TOOL_ATTEMPTS + 1))
 
 
 def test_the_terminal_lists_and_decides(cloud: RunningCloud, acme: Api) -> None:

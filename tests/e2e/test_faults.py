@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,11 @@ def types(log: list[dict[str, Any]]) -> list[str]:
     return [payload["type"] for payload in log]
 
 
-def stuck_tools(cloud: RunningCloud, folder: Path, *, patience_s: float) -> AbstractContextManager[None]:
-    """Put the door with tools that hang in the place of run_tool's."""
-    variables = {"KEEPGATE_STUCK": str(folder), "KEEPGATE_STUCK_PATIENCE_S": str(patience_s)}
-    return cloud.door("ToolFunction", "tests.e2e.stuck_tools.handler", **variables)
-
-
 def test_a_tool_that_outlives_its_timeout_takes_its_process_along_and_runs_again_in_another(
     cloud: RunningCloud, acme: Api, tmp_path: Path
 ) -> None:
     (tmp_path / "lookup_order.1").touch()
-    with stuck_tools(cloud, tmp_path, patience_s=1):
+    with cloud.stuck_tools(tmp_path, patience_s=1):
         run_id = acme.ask("Where is order 1001?")
         result = acme.wait(run_id)
     assert result["reason"] == "answered", result
@@ -91,7 +84,7 @@ def test_a_job_whose_worker_dies_ends_as_a_dead_letter_and_its_run_is_told(
 ) -> None:
     dead_letters(cloud)
     (tmp_path / "export_orders.1").touch()
-    with cloud.redelivering_after(2), stuck_tools(cloud, tmp_path, patience_s=300):
+    with cloud.redelivering_after(2), cloud.stuck_tools(tmp_path, patience_s=300):
         run_id = acme.ask(EXPORT)
         # What the tool had told is in the log already: it is relayed while the tool works.
         until(lambda: "tool.progress" in types(cloud.log("acme", run_id)))

@@ -24,8 +24,10 @@ import httpx
 import pytest
 
 from agent.aws.run_log import DynamoDbRunLog
-from agent.events import EndReason, ModelFailed, ToolCompleted, ToolOutcomeUnknown
-from agent.runlog import RunHeader, RunState
+from agent.endings import EndReason
+from agent.events import ModelFailed, ToolCompleted, ToolOutcomeUnknown
+from agent.run_header import RunHeader
+from agent.run_state import RunState
 from tests.agui.verifier import Verifier
 from tests.demands import require_settled, require_sound
 from tests.e2e.running_cloud import Api, RunningCloud, Streamed, marker, server_sent

@@ -110,9 +110,8 @@ def test_a_model_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> Non
     assert not is_listening(port)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_it_half_way_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
-    log, port, state = tmp_path / "run.log", free_port(), tmp_path / "state"
+def half_started(state: Path, log: Path, port: int) -> tuple[subprocess.Popen[bytes], set[int]]:
+    """Return a local cloud whose emulator answers, before it is ready, and what it has started until then."""
     process = start_cloud(state, log, port)
     deadline = time.monotonic() + 30
     while not is_listening(port):
@@ -121,6 +120,26 @@ def test_stopping_it_half_way_leaves_nothing_behind(tmp_path: Path, number: sign
         time.sleep(0.05)
     started = children_of(process.pid)
     assert started
+    return process, started
+
+
+def test_when_it_is_killed_all_it_started_ends(tmp_path: Path) -> None:
+    log, port, state = tmp_path / "run.log", free_port(), tmp_path / "state"
+    process, started = half_started(state, log, port)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while started & running().keys():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not is_listening(port)
+    shutil.rmtree(state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopping_it_half_way_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    log, port, state = tmp_path / "run.log", free_port(), tmp_path / "state"
+    process, started = half_started(state, log, port)
     process.send_signal(number)
     assert process.wait(20) == 0
     assert not is_listening(port)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.runlog import RunState, step
+from agent.run_state import RunState, step
 from agent.testing.run_log import MemoryRunLog
 from tests.demands import require_sendable, require_session_goes_on
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from pydantic import ValidationError
 
+from agent.errors import StoreUnavailable
 from agent.events import RunClaimed
 from agent.sweep import Sweeper
 from agent.testing.model import says
@@ -33,6 +34,23 @@ def test_a_wake_holds_the_run_under_the_request_id_until_the_functions_time_is_u
     assert claimed.owner == "request-7"
     assert claimed.lease_until == cloud.clock.now() + timedelta(seconds=300)
     assert [(header.run_id, header.status) for header in counted] == [(run, "completed")]
+
+
+def test_a_run_that_ended_is_counted_though_its_money_can_not_be_returned_yet():
+    cloud = SampleCloud(says("Never."))
+    run = cloud.ask(QUESTION)
+    cloud.cancel(run)
+
+    def unreachable(*_, **__):
+        raise StoreUnavailable("no")
+
+    cloud.ledger.give_back = unreachable
+    counted = []
+    run_agent.door(cloud.runtime(), counted.append)(
+        {"tenant_id": "acme", "run_id": run, "traceparent": None}, Context()
+    )
+    assert [header.reason for header in counted] == ["cancelled"]
+    assert cloud.log.due_runs(cloud.clock.now() + timedelta(seconds=60), limit=1) != []
 
 
 def test_a_second_wake_of_an_ended_run_counts_nothing():

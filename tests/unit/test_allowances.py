@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from agent.contracts import Effect, canonical_json
 from agent.errors import ConfigurationInvalid, StoreUnavailable, ToolLost, ToolUnreached
 from agent.events import ToolCompleted, Verdict
 from agent.limits import Allowance, LimitScope, read_allowances
 from agent.testing.allowances import MemoryAllowances
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
-from agent.tools import Arguments, Effect, canonical_json, tool
+from agent.tools import Arguments, tool
 from support_desk.lock_contracts import PATH
 from support_desk.tools import TOOLS
 from tests.sample_agent import ALLOWANCES, QUESTION, SampleCloud

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from agent.endings import Status
 from agent.errors import (
     AlreadyDecided,
     ApprovalExpired,
@@ -19,10 +20,10 @@ from agent.errors import (
     RunOver,
     StoreUnavailable,
 )
-from agent.events import ApprovalDecided, Status, ToolCompleted, ToolQueued, ToolStarted, Verdict, WaitingFor
+from agent.events import ApprovalDecided, ToolCompleted, ToolQueued, ToolStarted, Verdict, WaitingFor
 from agent.hooks import Hooks
 from agent.identity import Principal, Role
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from tests.sample_agent import QUESTION, SampleCloud, tools
@@ -105,6 +106,7 @@ def test_an_approval_given_in_time_and_acted_on_too_late_has_expired():
     cloud.clock.advance((expires_at - cloud.clock.now()).total_seconds())
     cloud.run_until_idle()
     assert code_of(only_result(cloud, run)) == "approval_expired"
+    assert "was approved" in only_result(cloud, run).content
     assert cloud.effects == Counter()
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from agent.admission import MAX_INPUT_BYTES
 from agent.errors import ToolLost
 from agent.events import WaitingFor
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from lambdas import problems, shim
@@ -50,6 +51,23 @@ def api() -> Api:
 def refused(answer: Answer, status: int, code: str) -> None:
     assert answer.headers["Content-Type"] == problems.MEDIA_TYPE
     assert (answer.status, answer.body["code"]) == (status, code), answer.body
+
+
+def test_a_page_stays_within_what_a_function_may_answer_whatever_people_ask() -> None:
+    api = Api(*[("pay", {"item": f"{number}"}) for number in range(8)])
+    wordy = '"' * MAX_INPUT_BYTES  # each of them takes two bytes in the page, and four in the function's answer
+    runs = [api.run, *(api.cloud.ask(wordy, user_id=ANNA) for _ in range(12))]
+    api.cloud.deliver()
+    handle = shim.door(api.cloud.room1(), frozenset({CLIENT}))
+    found: list[str] = []
+    query = {"limit": "50"}
+    while query:
+        answered = handle(request("GET", "/approvals", query=query, claims=APPROVER), Context())
+        assert len(json.dumps(answered)) < 6_000_000
+        page = Answer.read(answered).body
+        found += [shown["approval_id"] for shown in page["approvals"]]
+        query = {**query, "cursor": page["next_cursor"]} if page["next_cursor"] else {}
+    assert len(found) == len(set(found)) == 8 * len(runs)
 
 
 def test_an_approver_sees_what_will_run_rendered_by_the_platform_and_none_of_the_models_prose(api: Api) -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agent.admission import Room1
-from agent.events import Decision, EndReason, Verdict, WaitingFor
+from agent.endings import EndReason
+from agent.events import Decision, Verdict, WaitingFor
 from agent.testing.controls import MemoryControlBook
 from agent.testing.limits import MemoryLimitBook
 from agent.testing.run_log import MemoryRunLog

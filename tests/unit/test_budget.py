@@ -9,7 +9,8 @@ from agent.budget import OVERHEAD_TOKENS
 from agent.errors import ConfigurationInvalid, ModelRequestRejected, ModelThrottled, ModelUnavailable
 from agent.events import BudgetGranted, ModelCompleted, ModelFailed, ModelStarted, Usage
 from agent.limits import Limits
-from agent.ports import Grant, ModelStopped, TextDelta, UsageReported
+from agent.ports.model import ModelStopped, TextDelta, UsageReported
+from agent.ports.money import Grant
 from agent.pricing import Price, Prices
 from agent.testing.model import asks, says
 from tests.sample_agent import MODEL, PRICES, QUESTION, SampleCloud

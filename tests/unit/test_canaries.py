@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from agent import detectors, redaction
+from agent.contracts import Effect
 from agent.events import RunEnded
 from agent.identity import Principal, Role
 from agent.pricing import Price, Prices
@@ -18,7 +19,7 @@ from agent.sweep import Sweeper
 from agent.testing.cloud import MemoryCloud
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.rooms import FixedPolicy
-from agent.tools import Arguments, Effect, ToolContext, ToolFailed, by_name, tool
+from agent.tools import Arguments, ToolContext, ToolFailed, by_name, tool
 from agent.watching import Room1Reader
 from lambdas import run_agent, run_tool, shim, stream_events, sweep_runs, telemetry, work_tool_queue
 from lambdas.settings import Settings

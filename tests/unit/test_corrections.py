@@ -3,7 +3,8 @@
 import pytest
 
 from agent.caps import denied_turns
-from agent.events import EndReason, ToolUse
+from agent.endings import EndReason
+from agent.events import ToolUse
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from support_desk.tools import TOOLS

@@ -10,22 +10,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
+from agent.contracts import Effect, sha256_of
+from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, StoreUnavailable, ToolLost
-from agent.events import (
-    EndReason,
-    Event,
-    Payload,
-    RunEnded,
-    Status,
-    ToolCompleted,
-    ToolOutcomeUnknown,
-    Verdict,
-)
+from agent.events import Event, Payload, RunEnded, ToolCompleted, ToolOutcomeUnknown, Verdict
 from agent.execution import execute
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, sha256_of, tool
+from agent.tools import Arguments, Tool, ToolContext, ToolFailed, tool
 
 
 class Note(Arguments):

@@ -20,7 +20,7 @@ from agent.errors import (
 )
 from agent.events import Delta, ModelStarted, Reasoning, RunClaimed
 from agent.model_call import FLUSH_CHARACTERS
-from agent.ports import ModelPart, ModelRequest, ReasoningDone, TextDelta
+from agent.ports.model import ModelPart, ModelRequest, ReasoningDone, TextDelta
 from agent.release import ModelChoice
 from agent.testing.breakers import STEADY, MemoryBreakers
 from agent.testing.model import Step, asks, says

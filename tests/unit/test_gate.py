@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.contracts import Effect, sha256_of
 from agent.controls import Controls
 from agent.errors import StoreUnavailable
 from agent.events import ToolUse, Verdict
@@ -17,7 +18,6 @@ from agent.testing.decided_run import DecidedRun
 from agent.testing.limits import AMPLE, ample
 from agent.testing.rooms import FixedPolicy
 from agent.tool_servers import ServerPin
-from agent.tools import Effect, sha256_of
 from tests.sample_agent import release, tools
 
 ANN = Principal(tenant_id="acme", user_id="ann", roles=frozenset({Role.USER}))

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from agent import guards
+from agent.endings import EndReason, Status
 from agent.errors import ConfigurationInvalid, ModelUnavailable
-from agent.events import EndReason, GuardFired, ModelCompleted, Status, ToolCompleted, Verdict
+from agent.events import GuardFired, ModelCompleted, ToolCompleted, Verdict
+from agent.guard import Guard
 from agent.guardrails import guarded_in
-from agent.guards import AnyGuard, Guard
+from agent.guards import AnyGuard
 from agent.hold_back import HoldBack
-from agent.ports import GuardrailTold, ModelStopped, TextDelta
+from agent.ports.model import GuardrailTold, ModelStopped, TextDelta
 from agent.project_agui import Projection
 from agent.record import RunRecord
 from agent.release import Release
@@ -335,6 +337,18 @@ def test_a_trusted_tools_result_is_looked_at_only_where_a_guard_names_it() -> No
     assert cloud.fired(cloud.play()) == []
     named = GuardedCloud([{**table, "tools": ["save"]}], *turns)
     assert len(named.fired(named.play())) == 1
+
+
+def test_results_in_which_every_guard_finds_something_are_more_events_than_one_append_takes() -> None:
+    most = {"max_calls_per_turn": 32, "max_tool_calls": 32}
+    named = [{"at": "tool_output", "check": "injection", "response": "flag", "name": f"guard_{n}"} for n in range(4)]
+    calls = asks(*[("look", {"item": f"{n} {INJECTION}"}) for n in range(32)])
+    cloud = GuardedCloud(named, calls, says("Done."), caps=most)
+    run = cloud.play()
+    assert cloud.state(run).ended.answer == "Done."
+    assert len(cloud.fired(run)) == 4 * 32
+    assert set(cloud.effects.values()) == {1}
+    assert cloud.types(run).count("worker.lost") == 0
 
 
 def test_a_queued_result_without_its_release_is_held_back() -> None:

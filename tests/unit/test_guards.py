@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.errors import ConfigurationInvalid
 from agent.folding import fold
-from agent.guards import About, AnyGuard, Guard
+from agent.guard import About, Guard
+from agent.guards import AnyGuard
 from agent.release import Release
 
 READ: TypeAdapter[Guard] = TypeAdapter(AnyGuard)

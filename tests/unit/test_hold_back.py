@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 
 from agent import hold_back
 from agent.folding import Folded, fold
-from agent.guards import About, AnyGuard, Found, Guard
+from agent.guard import About, Found, Guard
+from agent.guards import AnyGuard
 from agent.hold_back import HoldBack
 from agent.streamed_answer import joined
 from tests.unit.test_detectors import EXAMPLES, fullwidth

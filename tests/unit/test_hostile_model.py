@@ -10,8 +10,8 @@ from agent import messages
 from agent.answer import MAX_ANSWER_BYTES, Answer, parsed
 from agent.errors import ModelRequestRejected, ModelThrottled, ModelTimedOut, ModelUnavailable
 from agent.events import Reasoning, SessionMessage, Text, ToolUse, Usage
-from agent.ports import ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
-from agent.runlog import step
+from agent.ports.model import ModelStopped, ReasoningDone, TextDelta, ToolAsked, UsageReported
+from agent.run_state import step
 from agent.testing.model import asks, says
 from tests.converse import problems
 from tests.sample_agent import QUESTION, SampleCloud, release

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 
+from agent.endings import END, Status
 from agent.errors import ModelRequestRejected, ModelThrottled, ModelUnavailable, StoreUnavailable, ToolLost
-from agent.events import ModelFailed, Status, ToolOutcomeUnknown
-from agent.ports import TextDelta
-from agent.runlog import END
+from agent.events import ModelFailed, ToolOutcomeUnknown
+from agent.ports.model import TextDelta
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
 
@@ -214,6 +215,23 @@ def test_a_run_that_kills_every_holder_without_a_trace_is_ended():
     cloud.run_until_idle()
     assert end_of(cloud, run) == "internal_error"
     assert cloud.invocations == 6
+
+
+@pytest.mark.parametrize("port", ["ledger", "controls"])
+def test_a_store_that_is_silent_for_minutes_ends_no_run(port):
+    cloud = SampleCloud(says("Done."))
+    run, silent_until = cloud.ask(QUESTION), cloud.clock.now() + timedelta(minutes=3)
+    asked = {"ledger": "grant", "controls": "effective"}[port]
+    answer = getattr(getattr(cloud, port), asked)
+
+    def silent(*question, **how):
+        if cloud.clock.now() < silent_until:
+            raise StoreUnavailable("no")
+        return answer(*question, **how)
+
+    setattr(getattr(cloud, port), asked, silent)
+    cloud.run_until_idle()
+    assert end_of(cloud, run) == "answered"
 
 
 def test_being_deaf_for_a_moment_does_not_end_a_run():

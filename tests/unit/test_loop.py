@@ -6,11 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from agent.events import FeedbackGiven, ModelStarted, RunEnded, Status, ToolCompleted
+from agent.endings import Status
+from agent.events import FeedbackGiven, ModelStarted, RunEnded, ToolCompleted
 from agent.loop import hold
-from agent.ports import ModelStopped, TextDelta
+from agent.ports.model import ModelStopped, TextDelta
+from agent.testing.crash import Killed
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
+
+MANY = {"max_calls_per_turn": 24, "max_tool_calls": 24}
 
 
 def test_a_question_without_tools_is_answered_in_one_turn():
@@ -142,6 +146,26 @@ def test_a_holder_near_the_end_of_its_lease_hands_over_and_the_next_goes_on():
     cloud.run_until_idle()
     assert cloud.state(run).header.epoch == 2
     assert cloud.state(run).ended.answer == "Done."
+
+
+def test_a_turn_longer_than_a_functions_life_goes_on_in_the_next_and_no_call_is_begun_in_vain():
+    calls = [("pay", {"item": str(number)}) for number in range(24)]  # each may take 15 s: a lease is 300
+    cloud = SampleCloud(asks(*calls), says("Paid."))
+    cloud.release = cloud.release.model_copy(update={"caps": cloud.release.caps.model_copy(update=MANY)})
+    run, pay = cloud.ask(QUESTION), cloud.tool_runner.run
+
+    def slowly(*ids, **how):
+        cloud.clock.advance(14.9)
+        if cloud.clock.now() > cloud.log.header("acme", run).lease_until:
+            raise Killed("the function's time is up")
+        return pay(*ids, **how)
+
+    cloud.tool_runner.run = slowly
+    cloud.run_until_idle()
+    state = cloud.state(run)
+    assert state.ended.answer == "Paid."
+    assert cloud.effects == {f"pay {run}/call_1_{number}": 1 for number in range(24)}
+    assert cloud.types(run).count("worker.lost") == 0
 
 
 def test_a_lease_too_short_for_anything_ends_the_run_instead_of_passing_it_on_for_ever():

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import messages
-from agent.events import Status, ToolCompleted, ToolOutcomeUnknown, Verdict
-from agent.runlog import fold, step
+from agent.endings import Status
+from agent.events import ToolCompleted, ToolOutcomeUnknown, Verdict
+from agent.run_state import fold, step
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from tests.converse import problems

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from agent.controls import Board, Switch, Target
-from agent.events import Status
+from agent.endings import Status
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from tests.sample_agent import QUESTION, SampleCloud

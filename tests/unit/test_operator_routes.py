@@ -8,7 +8,7 @@ import pytest
 from agent.admission import Room1
 from agent.controls import MAX_DURATION, Board, Switch, Target
 from agent.limits import Limits, LimitScope
-from agent.ports import Grant
+from agent.ports.money import Grant
 from agent.testing.audit import MemoryAuditTrail
 from agent.testing.controls import MemoryControlBook
 from agent.testing.ledger import MemoryLedger

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from agent.contracts import Contract, SecretNeed
 from agent.errors import StoreUnavailable, ToolLost
 from agent.execution import execute
 from agent.identity import Principal
 from agent.messages import DATA_NOTICE
 from agent.pinned_call import Outside
 from agent.pinned_tools import from_text, lock, pinned_sha256, to_text
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.release import DeclaredServer, DeclaredTool
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.secrets import PREFIX
@@ -31,7 +32,7 @@ from agent.tool_servers import (
     ServerRejected,
     ServerUnreachable,
 )
-from agent.tools import Contract, SecretNeed, Tool
+from agent.tools import Tool
 
 URL = "https://parcels.example/mcp"
 NUMBER = {"tracking_number": "ABCD1"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from agent.contracts import Effect, SecretNeed
 from agent.errors import ConfigurationInvalid
 from agent.mcp_client import McpClient
 from agent.pinned_tools import from_text, lock, pinned_sha256, to_text
@@ -16,7 +17,6 @@ from agent.release import DeclaredServer, DeclaredTool, Release
 from agent.testing.clock import FakeClock
 from agent.testing.tool_servers import MemoryServer, MemoryToolServers
 from agent.tool_servers import OfferedTool, ServerAnswer
-from agent.tools import Effect, SecretNeed
 from local import parcel_server
 from support_desk import lock_mcp
 from support_desk.tools import TOOLS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.errors import ConfigurationInvalid
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy, entities, request
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from support_desk.tools import TOOLS
 
 FOLDER = Path("support_desk/policies")

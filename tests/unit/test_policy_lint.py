@@ -9,7 +9,7 @@ from cedarpy import is_authorized
 from agent.errors import ConfigurationInvalid
 from agent.policy import CedarPolicy, entities, request
 from agent.policy_lint import problems
-from agent.ports import PolicyQuery
+from agent.ports.policy import PolicyQuery
 from support_desk.policy_matrix import CASES, PEOPLE
 from support_desk.tools import TOOLS
 from tests.unit.test_policy import PERMIT_ALL, SCHEMA, ask

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.contracts import Effect
 from agent.events import Decision, Verdict
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy
-from agent.ports import PolicyQuery
-from agent.tools import Effect
+from agent.ports.policy import PolicyQuery
 from support_desk import policy_matrix
 from support_desk.policy_matrix import CASES, COLLEAGUE, ME, PEOPLE, STATES, decided, main, matrix
 from support_desk.tools import TOOLS

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.contracts import Effect
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.events import ToolCompleted, ToolProgress
 from agent.execution import ToolJob, execute
@@ -16,7 +17,7 @@ from agent.testing.cloud import MemoryCloud
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
-from agent.tools import Arguments, Effect, Tool, ToolContext, by_name, tool
+from agent.tools import Arguments, Tool, ToolContext, by_name, tool
 from tests import sample_agent
 from tests.sample_agent import PRICES, Done, release
 

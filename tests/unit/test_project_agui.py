@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.cursor import BEGINNING, Cursor
+from agent.endings import EndReason
 from agent.errors import InputInvalid
-from agent.events import Delta, EndReason
+from agent.events import Delta
 from agent.project_agui import Positioned, Projection
-from agent.runlog import fold
+from agent.run_state import fold
 from tests.agui.verifier import Verifier
 from tests.agui.written_runs import RUN_ID, RUNS, WrittenRun, written
 

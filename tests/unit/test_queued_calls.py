@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from agent.contracts import Effect
+from agent.endings import EndReason, Status
 from agent.errors import CallNotDecided, LogContended, LogMoved, StoreUnavailable, ToolLost, TryLater
 from agent.events import (
     CancelRequested,
-    EndReason,
     RunEnded,
     RunWaiting,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolStarted,
@@ -23,14 +23,15 @@ from agent.events import (
     WaitingFor,
 )
 from agent.execution import ToolJob
-from agent.ports import RunLog, ToolReply
-from agent.queued_calls import MAX_MOVES, QueueWorker, work
-from agent.runlog import RunHeader
+from agent.ports.run_log import RunLog
+from agent.ports.tool_room import ToolReply
+from agent.queued_calls import MAX_MOVES, QueueWorker, give_up, work
+from agent.run_header import RunHeader
 from agent.testing.breakers import STEADY, BreakerItems, MemoryBreakers
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.rooms import InProcessToolRunner, MemoryWake
 from agent.testing.run_log import MemoryRunLog
-from agent.tools import Arguments, Effect, Tool, ToolContext, tool
+from agent.tools import Arguments, Tool, ToolContext, tool
 from tests import sample_agent
 
 JOB = ToolJob(tenant_id="acme", run_id=RUN, call_id=CALL)
@@ -331,6 +332,46 @@ def test_a_result_that_somebody_else_wrote_first_stands() -> None:
     desk.runner.after = [lambda: desk.append(expired)]
     assert desk.work() == "dropped"
     assert desk.results == [expired]
+
+
+class Meanwhile(MemoryBreakers):
+    """A breaker that lets no call through; while it is asked, another worker, its probe, begins the call."""
+
+    def __init__(self, desk: Queue) -> None:
+        super().__init__(BreakerItems(), STEADY, desk.clock)
+        self._desk = desk
+
+    def admits(self, name: str, *, patience_s: float) -> bool:
+        self._desk.start()
+        return False
+
+
+def test_that_a_call_did_not_run_is_not_said_once_another_worker_has_begun_it() -> None:
+    desk = Queue(once).queued()
+    desk.worker = replace(desk.worker, breakers=Meanwhile(desk))
+    with pytest.raises(TryLater):
+        desk.work()
+    assert desk.results == []
+
+
+def test_a_last_delivery_leaves_a_call_to_the_worker_that_has_just_begun_it() -> None:
+    desk = Queue(once).queued()
+    log = Moving(desk.log, 0)
+    desk.worker = replace(desk.worker, log=log)
+    events, reads = log.events, 0
+
+    def begin_after_the_first_read(*ids: Any, **how: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        found = events(*ids, **how)
+        if reads == 1:
+            desk.start()
+        return found
+
+    log.events = begin_after_the_first_read  # type: ignore[method-assign] # a worker beside this one
+    with pytest.raises(TryLater):
+        give_up(desk.worker, JOB)
+    assert desk.results == []
 
 
 def test_a_wake_that_fails_brings_the_job_back_and_only_the_wake_is_repeated() -> None:

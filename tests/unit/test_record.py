@@ -2,9 +2,10 @@
 
 import pytest
 
-from agent.events import EndReason, Verdict
+from agent.contracts import Effect
+from agent.endings import EndReason
+from agent.events import Verdict
 from agent.record import RunRecord
-from agent.tools import Effect
 from tests.agui.written_runs import RUNS, WrittenRun
 
 

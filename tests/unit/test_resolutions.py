@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent import messages
+from agent.endings import Status
 from agent.errors import (
     AlreadyDecided,
     ApprovalExpired,
@@ -21,7 +22,7 @@ from agent.errors import (
     ToolLost,
     ToolUnreached,
 )
-from agent.events import Status, ToolCompleted, ToolOutcomeUnknown, ToolStarted, WaitingFor
+from agent.events import ToolCompleted, ToolOutcomeUnknown, ToolStarted, WaitingFor
 from agent.execution import ToolJob
 from agent.identity import Role
 from agent.testing.model import asks, says

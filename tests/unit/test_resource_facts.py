@@ -10,17 +10,19 @@ import pytest
 from pydantic import BaseModel
 
 from agent.approving import pending
+from agent.contracts import Effect, sha256_of
+from agent.endings import Status
 from agent.errors import FactsUnavailable, StoreUnavailable
-from agent.events import ApprovalDecided, Status, ToolUse, Verdict
+from agent.events import ApprovalDecided, ToolUse, Verdict
 from agent.fact_finding import FactsQuery, find_facts
 from agent.gate import Gate
-from agent.ports import PolicyDecision, PolicyQuery
+from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.resource_facts import MAX_FACTS_BYTES
 from agent.testing.cloud import MemoryCloud
 from agent.testing.decided_run import RUN, DecidedRun
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.tenant_data import MemoryTenantData
-from agent.tools import Arguments, Effect, Facts, TenantData, ToolContext, by_name, facts, sha256_of, tool
+from agent.tools import Arguments, Facts, TenantData, ToolContext, by_name, facts, tool
 from tests.sample_agent import PRICES, QUESTION, release
 from tests.unit.test_gate import gate
 

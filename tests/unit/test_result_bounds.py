@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agent.contracts import Effect
 from agent.execution import execute
-from agent.ports import ToolReply
+from agent.ports.tool_room import ToolReply
 from agent.testing.decided_run import CALL, RUN, DecidedRun
-from agent.tools import Arguments, Effect, Tool, ToolContext, ToolFailed, tool
+from agent.tools import Arguments, Tool, ToolContext, ToolFailed, tool
 from support_desk.tools import TOOLS
 
 NEXT = "Call again with the last row as `after`."

@@ -20,7 +20,7 @@ from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.tables import create_table
 from agent.testing.tenant_data import MemoryTenantData
 from agent.tool_servers import OfferedTool
-from lambdas import run_tool, wiring
+from lambdas import clients, run_tool, wiring
 from lambdas.settings import RunToolSettings
 from lambdas.telemetry import InvocationFailed, Telemetry
 from support_desk import lock_mcp, seed
@@ -125,9 +125,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             create_table(client, table)
         region = {"LocationConstraint": "eu-central-1"}
         boto3.client("s3").create_bucket(Bucket=SETTINGS.bucket, CreateBucketConfiguration=region)  # type: ignore[arg-type] # a name of the stubs' list
-        wiring._client.cache_clear()
+        clients.client.cache_clear()
         yield client
-    wiring._client.cache_clear()
+    clients.client.cache_clear()
 
 
 def test_the_wired_room_reads_the_tenants_items_and_writes_its_file(aws: Any) -> None:
@@ -180,7 +180,7 @@ def test_the_wired_room_asks_a_server_outside_with_the_tenants_key_until_the_ser
         os.environ.clear()
         os.environ.update(fresh)
         boto3.setup_default_session()
-        wiring._client.cache_clear()
+        clients.client.cache_clear()
         room = wiring.tool_room(settings, lambda contract: told.append(contract.name))
         tell = Telemetry(SETTINGS, Logger(service="test", level="CRITICAL"))
         got = run_tool.door(room, tell)({**EVENT, "run_id": run_id}, CONTEXT)

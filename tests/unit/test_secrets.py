@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from agent.contracts import Effect, SecretNeed
 from agent.execution import execute
 from agent.secrets import MASK, Mask
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.secrets import PREFIX
-from agent.tools import Arguments, Effect, SecretNeed, Tool, ToolContext, ToolFailed, tool
+from agent.tools import Arguments, Tool, ToolContext, ToolFailed, tool
 
 SECRET = 'p@ss "word"/ü+1'
 

@@ -83,6 +83,21 @@ def test_waking_a_run_that_waits_for_its_session_writes_nothing():
     assert cloud.types(second) == before
 
 
+def test_a_run_that_waits_for_its_session_for_a_day_costs_no_invocation():
+    day = {"max_duration_s": 86_400, "max_wait_s": 86_400}
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("One."), says("Two."), caps=day)
+    first, second = parked(cloud)
+    job = cloud.queue.jobs.popleft()
+    for _ in range(1400):
+        cloud.clock.advance(60)
+        cloud.sweep()
+        assert not cloud.wake.runs
+    assert cloud.invocations == 2
+    cloud.queue.jobs.append(job)
+    cloud.run_until_idle()
+    assert [cloud.state(run).ended.reason for run in (first, second)] == ["answered", "answered"]
+
+
 def test_a_run_goes_on_after_the_run_ahead_of_it_was_cancelled():
     cloud = cloud_with_a_slow_first_run()
     first, second = parked(cloud)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from agent.admission import Room1
+from agent.endings import END, EndReason
 from agent.errors import LogMoved, StoreUnavailable
-from agent.events import EndReason, Event, FeedbackGiven, RunClaimed, RunCreated, RunEnded
+from agent.events import Event, FeedbackGiven, RunClaimed, RunCreated, RunEnded
 from agent.release import Caps, ModelChoice, Release
-from agent.runlog import END, RunHeader
+from agent.run_header import RunHeader
 from agent.testing.clock import FakeClock
 from agent.testing.controls import MemoryControlBook
 from agent.testing.limits import MemoryLimitBook

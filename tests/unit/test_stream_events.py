@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.events import EndReason
+from agent.endings import EndReason
 from agent.watching import BATCH, Room1Reader
 from lambdas import stream_events
 from tests.agui.verifier import Verifier

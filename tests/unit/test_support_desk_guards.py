@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.folding import fold
-from agent.guards import About, Place
+from agent.guard import About, Place
 from agent.release import Release
 from local.scripted_model import _prose
 from stacks.config import STAGES

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from agent.errors import StoreUnavailable
 from agent.sweep import Sweeper
 from agent.testing.model import asks, says
@@ -28,8 +30,25 @@ def test_a_run_whose_wake_was_lost_is_woken_after_a_minute_with_growing_pauses()
         cloud.clock.advance(60)
         if sweeper(cloud).sweep(limit=10)["woken"]:
             woken.append(minute)
-    assert woken == [1, 2, 4, 8, 16, 31, 46]
+    assert woken == [1, 2, 4, 8, 16, 31, 46, 60], "and at its deadline"
     assert {run_id for _, run_id in cloud.wake.runs} == {run}
+
+
+def test_a_run_that_waits_behind_another_of_its_session_ends_at_its_deadline_and_no_pause_later():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."), caps={"max_duration_s": 3000})
+    first = cloud.ask(QUESTION, session_id="s")
+    cloud.clock.advance(60)
+    second = cloud.ask(QUESTION, session_id="s")
+    for _ in range(60):
+        while cloud.wake.runs:
+            tenant_id, run = cloud.wake.runs.popleft()
+            if run == second or cloud.state(first).header.status == "queued":
+                cloud.invoke(tenant_id, run)
+        cloud.clock.advance(60)
+        cloud.sweep()
+    header = cloud.state(second).header
+    assert header.reason == "wait_expired"
+    assert header.ended_at - header.deadline_at < timedelta(seconds=61)
 
 
 def test_a_run_is_moved_on_before_it_is_woken_so_one_that_breaks_the_wake_blocks_no_other():
@@ -50,6 +69,37 @@ def test_a_run_is_moved_on_before_it_is_woken_so_one_that_breaks_the_wake_blocks
     assert cloud.log.header("acme", bad).due_at > cloud.clock.now()
 
 
+def test_a_run_whose_log_can_not_be_read_blocks_neither_others_nor_lines_and_is_told_at_the_end():
+    cloud = SampleCloud(asks(("export", {"item": "a"})), says("Done."))
+    bad, good, queued = (cloud.ask(QUESTION) for _ in range(3))
+    cloud.cancel(bad)
+    cloud.ledger.give_back, give_back = unreachable, cloud.ledger.give_back
+    cloud.invoke("acme", bad)
+    cloud.ledger.give_back = give_back
+    cloud.queue.send, send = unreachable, cloud.queue.send
+    cloud.invoke("acme", queued)
+    cloud.queue.send = send
+    cloud.wake.runs.clear()
+    events = cloud.log.events
+
+    def broken(tenant_id, run_id, **options):
+        if run_id == bad:
+            raise ValueError("an event of a later version")
+        return events(tenant_id, run_id, **options)
+
+    cloud.log.events = broken
+    cloud.clock.advance(61)
+    with pytest.raises(ValueError, match="later version"):
+        sweeper(cloud).sweep(limit=10)
+    assert ("acme", good) in cloud.wake.runs
+    assert [job.run_id for job in cloud.queue.jobs] == [queued]
+    assert cloud.log.header("acme", bad).due_at > cloud.clock.now()
+
+
+def unreachable(*_, **__):
+    raise StoreUnavailable("no")
+
+
 def test_a_run_that_moved_on_meanwhile_is_left_alone():
     cloud = SampleCloud(says("Done."))
     run = cloud.ask(QUESTION)
@@ -63,9 +113,6 @@ def test_an_ended_runs_money_is_returned_when_its_holder_could_not():
     cloud = SampleCloud(says("Done."))
     run = cloud.ask(QUESTION)
     give_back = cloud.ledger.give_back
-
-    def unreachable(*_, **__):
-        raise StoreUnavailable("no")
 
     cloud.ledger.give_back = unreachable
     cloud.invoke("acme", run)

@@ -10,16 +10,15 @@ from datetime import timedelta
 
 import pytest
 
+from agent.contracts import canonical_json
 from agent.controls import Board, Switch, Target
+from agent.endings import END, Status
 from agent.errors import StoreUnavailable, SwitchedOff, ToolLost, UserSwitchedOff
-from agent.events import Status
 from agent.held_run import DEAF_S
-from agent.ports import TextDelta
-from agent.runlog import END
+from agent.ports.model import TextDelta
 from agent.testing.controls import BlindControlBook
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
-from agent.tools import canonical_json
 from tests.sample_agent import FALLBACK, MODEL, QUESTION, SampleCloud
 
 ACME, OWN = Board("acme"), Board("acme", by_tenant=True)

@@ -9,21 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
-from agent import runlog, sessions
+from agent import run_header, sessions
+from agent.contracts import Effect
 from agent.errors import CallNotDecided
 from agent.events import Decision, ModelCompleted, SessionLoaded, ToolCompleted, ToolQueued, ToolStarted, Verdict
 from agent.execution import execute
 from agent.gate import Gate
 from agent.identity import Principal, Role
-from agent.ports import ToolReply
-from agent.runlog import RunHeader
+from agent.ports.tool_room import ToolReply
+from agent.run_header import RunHeader
 from agent.testing.decided_run import CALL, RUN, DecidedRun
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.rooms import FixedPolicy
 from agent.testing.tenant_data import MemoryTable, MemoryTenantData
 from agent.testing.tenant_files import MemoryTenantFiles
 from agent.tool_results import completed
-from agent.tools import Arguments, Effect, ToolContext, tool
+from agent.tools import Arguments, ToolContext, tool
 from agent.wordless import SENTENCES, require_wordless
 from support_desk.tools import TOOLS
 from tests.sample_agent import QUESTION, SampleCloud
@@ -223,7 +224,7 @@ def test_it_is_these_guards_that_keep_it_so(guard, monkeypatch):
         case "the gate's floor":
             monkeypatch.setattr(Gate, "_least", lambda self, effect: Verdict.ALLOW)
         case "the fold":
-            monkeypatch.setattr(runlog, "_taints", lambda data: False)
+            monkeypatch.setattr(run_header, "_taints", lambda data: False)
         case "the session":
             load = sessions.load
             monkeypatch.setattr(sessions, "load", lambda *of, **how: saying(load(*of, **how), tainted=False))
@@ -242,7 +243,7 @@ def test_a_gate_without_its_floor_starts_the_call_and_the_tools_room_still_refus
     [result] = cloud.state(runs[0]).turns[1].results.values()
     assert json.loads(result.content)["error"] == "call_refused"
     assert not any(name.startswith("save") for name in cloud.effects)
-    monkeypatch.setattr("agent.execution.floor", lambda effect, **around: Verdict.ALLOW)
+    monkeypatch.setattr("agent.decided_call.floor", lambda effect, **around: Verdict.ALLOW)
     cloud, _ = live([[[LOOK], [SAVE]]], itertools.repeat("reject"))
     assert any(name.startswith("save") for name in cloud.effects), "it is the room's own look that refuses"
 

@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import StatusCode
 
 from agent import tracing
+from agent.endings import EndReason, Status
 from agent.errors import ConfigurationInvalid, LogContended, StoreUnavailable
-from agent.events import EndReason, Status
-from agent.runlog import RunHeader, advance
+from agent.run_header import RunHeader, advance
 from lambdas import telemetry
 from lambdas.settings import Settings
 from lambdas.telemetry import InvocationFailed, Telemetry

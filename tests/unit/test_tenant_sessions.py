@@ -18,10 +18,10 @@ from agent.aws.tenant_sessions import (
     secrets_policy,
     session_policy,
 )
+from agent.contracts import Contract, SecretNeed
 from agent.errors import ConfigurationInvalid, StoreUnavailable
 from agent.identity import Principal
 from agent.testing.clock import FakeClock
-from agent.tools import Contract, SecretNeed
 from support_desk.tools import TOOLS
 
 ROLE = "arn:aws:iam::123456789012:role/data"

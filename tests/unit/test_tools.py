@@ -7,8 +7,9 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from agent.contract_lock import locked, text_of
+from agent.contracts import Effect, canonical_json
 from agent.release import Release
-from agent.tools import Arguments, Effect, ToolContext, by_name, canonical_json, tool
+from agent.tools import Arguments, ToolContext, by_name, tool
 from support_desk.lock_contracts import PATH
 from support_desk.tools import TOOLS
 

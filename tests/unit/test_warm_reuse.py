@@ -27,12 +27,12 @@ from moto import mock_aws
 
 from agent.aws.run_log import DynamoDbRunLog
 from agent.aws.tenant_data import load
-from agent.events import EndReason, RunEnded
-from agent.runlog import END
+from agent.endings import END, EndReason
+from agent.events import RunEnded
 from agent.testing.decided_run import CALL, DecidedRun
 from agent.testing.tables import create_table
 from agent.tools import Tool
-from lambdas import run_tool, wiring
+from lambdas import clients, run_tool, wiring
 from lambdas.telemetry import Telemetry
 from support_desk import seed
 from support_desk.tools import TOOLS
@@ -136,12 +136,12 @@ class Process:
 @pytest.fixture(scope="module")
 def process() -> Iterator[Process]:
     """One process for all tests of this file: the warmer, the better."""
-    wire, build = Wire(), wiring._new
+    wire, build = Wire(), clients.new
     with mock_aws(), recorded() as spans, pytest.MonkeyPatch.context() as patch:
         # A copy, which the room may take the credentials out of.
         patch.setattr(os, "environ", {**os.environ, "AWS_DEFAULT_REGION": "eu-central-1"})
         patch.setattr(boto3, "DEFAULT_SESSION", None)
-        patch.setattr(wiring, "_new", lambda *args, **how: wire.watch(build(*args, **how)))
+        patch.setattr(clients, "new", lambda *args, **how: wire.watch(build(*args, **how)))
         client = boto3.client("dynamodb")
         for table in (SETTINGS.runs_table, SETTINGS.tenant_table):
             create_table(client, table)
@@ -149,9 +149,9 @@ def process() -> Iterator[Process]:
         boto3.client("s3").create_bucket(Bucket=SETTINGS.bucket, CreateBucketConfiguration=region)
         for tenant in ORDER:
             load(client, SETTINGS.tenant_table, tenant, items(tenant))
-        wiring._client.cache_clear()
+        clients.client.cache_clear()
         yield Process(client, wire, spans)
-    wiring._client.cache_clear()
+    clients.client.cache_clear()
 
 
 def other(tenant: str) -> str:

@@ -21,7 +21,7 @@ from agent.aws.tenant_sessions import AMBIENT, NOWHERE
 from agent.aws.tool_queue import SqsToolQueue
 from agent.errors import ConfigurationInvalid
 from agent.limits import Limits, read_allowances
-from lambdas import wiring
+from lambdas import clients, wiring
 from lambdas.settings import (
     RunAgentSettings,
     RunToolSettings,
@@ -106,10 +106,10 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
+    for made in (clients.client, clients._patient, wiring._release, wiring._limits):
         made.cache_clear()
     yield
-    for made in (wiring._client, wiring._patient_client, wiring._release, wiring._limits):
+    for made in (clients.client, clients._patient, wiring._release, wiring._limits):
         made.cache_clear()
     boto3.setup_default_session()
 
@@ -176,9 +176,9 @@ def test_a_function_that_knows_tools_does_not_start_with_others_than_the_reviewe
 
 def test_every_call_has_its_timeouts_said_and_only_harmless_ones_are_repeated() -> None:
     for client, read_s, attempts in [
-        (wiring._client("dynamodb"), 3, 2),
-        (wiring._bedrock(31.5), 40, 1),
-        (wiring._patient_lambda(15.0), 20, 1),
+        (clients.client("dynamodb"), 3, 2),
+        (clients.bedrock(31.5), 40, 1),
+        (clients.patient_lambda(15.0), 20, 1),
         (wiring._facts(SETTINGS["agent_runtime"])._client, 5, 1),
     ]:
         config = client.meta.config
@@ -187,7 +187,7 @@ def test_every_call_has_its_timeouts_said_and_only_harmless_ones_are_repeated() 
 
 
 def test_timeouts_cut_short_share_their_client() -> None:
-    assert wiring._bedrock(31.5) is wiring._bedrock(40) is not wiring._bedrock(41)
+    assert clients.bedrock(31.5) is clients.bedrock(40) is not clients.bedrock(41)
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,28 @@
-"""What a run's events mean: `advance` keeps the header, `fold` gives the whole state. Both are pure.
+"""The header of a run: where it stands, as the projection of its events that every door reads. Pure.
 
-The header is a projection that is written in the same transaction as the events it follows from, so whoever needs
-only "where does this run stand" reads one item. The state is read by the holder alone, from the log. Appending is a
-port (`ports.RunLog`); nothing here touches a store.
+It is written in the same transaction as the events it follows from, so whoever needs only "where does this run stand"
+reads one item. `extend` is how every store appends; the store itself is a port (`ports.run_log`).
 
 The surprise: an ended run is not finished with until its unspent money has flowed back, so `due_at` stays set from
 `run.ended` to `budget.returned`. For the same reason whatever a parked run was waiting for makes it due at once: if
 the wake that should follow is lost, the sweeper finds it.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from agent.contracts import Effect
+from agent.endings import ENDED, EndReason, Status
 from agent.events import (
-    ENDED,
-    FINDINGS,
     OUTSIDE,
     ApprovalDecided,
     ApprovalRequested,
     BudgetGranted,
     BudgetReturned,
     CancelRequested,
-    Decision,
-    EndReason,
     Event,
     Fact,
     FeedbackGiven,
@@ -42,89 +38,15 @@ from agent.events import (
     RunReleased,
     RunWaiting,
     SessionLoaded,
-    SessionMessage,
-    Status,
     ToolCompleted,
     ToolOutcomeUnknown,
     ToolQueued,
     ToolStarted,
-    ToolUse,
     Verdict,
     WaitingFor,
     WorkerLost,
 )
 from agent.identity import CallId, RunId, SessionId, TenantId, UserId
-from agent.tools import Effect
-
-END: dict[EndReason, tuple[Status, str]] = {
-    EndReason.ANSWERED: (Status.COMPLETED, "The agent answered."),
-    EndReason.MAX_TURNS: (
-        Status.FAILED,
-        "The agent stopped because it needed more steps than it is allowed. Try a narrower question.",
-    ),
-    EndReason.MAX_TOOL_CALLS: (
-        Status.FAILED,
-        "The agent stopped because it needed more tool calls than it is allowed. Try a narrower question.",
-    ),
-    EndReason.MAX_DURATION: (
-        Status.FAILED,
-        "The agent stopped because it ran longer than it is allowed. Try a narrower question, or ask again later.",
-    ),
-    EndReason.BUDGET_RUN: (
-        Status.FAILED,
-        "The agent stopped because this question used up the money one question may cost. Try a narrower question.",
-    ),
-    EndReason.BUDGET_USER: (
-        Status.FAILED,
-        "The agent stopped because your budget is spent. It is renewed daily; ask again tomorrow.",
-    ),
-    EndReason.BUDGET_TENANT: (
-        Status.FAILED,
-        "The agent stopped because your organisation's budget is spent. Ask your operator to raise it.",
-    ),
-    EndReason.BUDGET_PLATFORM: (
-        Status.FAILED,
-        "The agent stopped because the service's budget is spent. Ask again later.",
-    ),
-    EndReason.CANCELLED: (Status.CANCELLED, "The run was cancelled."),
-    EndReason.DENIED_TOO_OFTEN: (
-        Status.FAILED,
-        "The agent stopped because it kept trying what it may not do, or could not put it right. Ask in another way.",
-    ),
-    EndReason.MODEL_UNAVAILABLE: (Status.FAILED, "The model is not available at the moment. Ask again in a minute."),
-    EndReason.MODEL_REFUSED: (Status.FAILED, "The model declined to answer this. Try to ask in another way."),
-    EndReason.ANSWER_TRUNCATED: (
-        Status.FAILED,
-        "The answer grew longer than it may be and was cut off. Ask for a shorter one.",
-    ),
-    EndReason.ANSWER_EMPTY: (Status.FAILED, "The model gave no answer. Ask again."),
-    EndReason.INPUT_BLOCKED: (
-        Status.FAILED,
-        "This question was not passed on, by a rule of this service. Ask in another way, or ask a person.",
-    ),
-    EndReason.ANSWER_BLOCKED: (
-        Status.FAILED,
-        "The answer was held back by a rule of this service. Ask in another way, or ask a person.",
-    ),
-    EndReason.POLICY_UNAVAILABLE: (
-        Status.FAILED,
-        "The agent stopped because its rules could not be checked. Ask again later.",
-    ),
-    EndReason.RELEASE_UNAVAILABLE: (
-        Status.FAILED,
-        "The agent stopped because the version this run began with is not available any more. Ask again.",
-    ),
-    EndReason.SWITCHED_OFF: (
-        Status.FAILED,
-        "The agent was stopped by its operators. Nothing is wrong with your question; ask again later.",
-    ),
-    EndReason.WAIT_EXPIRED: (Status.EXPIRED, "The run waited too long for something and ended. Ask again."),
-    EndReason.INTERNAL_ERROR: (
-        Status.FAILED,
-        "Something went wrong on our side and the run ended. Ask again; if it happens again, quote the run's id.",
-    ),
-}
-"""Each reason's status and its sentence: what happened and what to do."""
 
 START_GRACE = timedelta(seconds=60)
 """How long a created run may lie unclaimed before the sweeper wakes it again."""
@@ -387,183 +309,3 @@ def _spending(header: RunHeader, event: Event) -> dict[str, object]:
             }
         case _:
             return {}
-
-
-Result = ToolCompleted | ToolOutcomeUnknown
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One model answer and what became of its calls."""
-
-    number: int
-    completed: ModelCompleted
-    started: dict[str, tuple[ToolStarted, int]] = field(default_factory=dict)
-    """By call id: the newest start, and the epoch that wrote it (0 from the queue's worker)."""
-    queued: dict[str, ToolQueued] = field(default_factory=dict)
-    requested: dict[str, ApprovalRequested] = field(default_factory=dict)
-    decided: dict[str, ApprovalDecided] = field(default_factory=dict)
-    unknown: dict[str, ToolOutcomeUnknown] = field(default_factory=dict)
-    """Calls that a person is asked about, or was."""
-    checks: dict[str, ApprovalRequested] = field(default_factory=dict)
-    """The resolutions asked for; `requested` has the approvals."""
-    findings: dict[str, ApprovalDecided] = field(default_factory=dict)
-    results: dict[str, Result] = field(default_factory=dict)
-
-    @property
-    def uses(self) -> tuple[ToolUse, ...]:
-        """The calls this answer asked for, in call order."""
-        return tuple(block for block in self.completed.content if isinstance(block, ToolUse))
-
-    def is_cleared(self, decision: Decision) -> bool:
-        """Whether a call may run: it was allowed, or its approval was given and consumed by its start."""
-        if decision.verdict is not Verdict.ASK:
-            return decision.verdict is Verdict.ALLOW
-        requested, decided = self.requested.get(decision.call_id), self.decided.get(decision.call_id)
-        if requested is None or decided is None or decided.decision != "approve":
-            return False
-        started, _ = self.started.get(decision.call_id, (None, 0))
-        consumer = self.queued.get(decision.call_id) if decision.queued else started
-        return consumer is not None and consumer.approval_id == requested.approval_id == decided.approval_id
-
-    def is_closed(self, call_id: str) -> bool:
-        """Whether a call must not run (again): it has its result, or nobody but a person can say what became of it."""
-        return call_id in self.results or call_id in self.unknown
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether each call has its one result; a denied one needs no event, the decision is its result."""
-        return all(d.verdict is Verdict.DENY or d.call_id in self.results for d in self.completed.decisions)
-
-
-@dataclass(frozen=True)
-class OpenModelCall:
-    """A model call's beginning, where it stands in the log, and the epoch that wrote it."""
-
-    started: ModelStarted
-    seq: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class RunState:
-    """Everything a holder needs to go on, folded from the log alone."""
-
-    header: RunHeader
-    created: RunCreated
-    history: tuple[SessionMessage, ...] | None = None
-    """None until `session.loaded`."""
-    turns: tuple[Turn, ...] = ()
-    open_model: OpenModelCall | None = None
-    """A model call that has begun and not ended."""
-    failures: tuple[ModelFailed, ...] = ()
-    """Attempts of the turn under way that have failed, on whichever model."""
-    idle_claims: int = 0
-    """How often in a row a holder claimed the run and recorded nothing: something kills whoever works on it."""
-    guards_fired: tuple[GuardFired, ...] = ()
-    ended: RunEnded | None = None
-    feedback: tuple[FeedbackGiven, ...] = ()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the run has ended."""
-        return self.ended is not None
-
-    @property
-    def turn(self) -> Turn | None:
-        """The newest turn whose model answer is complete."""
-        return self.turns[-1] if self.turns else None
-
-
-def fold(events: Iterable[Event]) -> RunState:
-    """Return the state of the run whose log this is, from event 1 on.
-
-    Raises:
-        ValueError: the events are not a gapless log from event 1.
-    """
-    state: RunState | None = None
-    for event in events:
-        state = step(state, event)
-    if state is None:
-        raise ValueError("an empty log has no state")
-    return state
-
-
-def step(state: RunState | None, event: Event) -> RunState:
-    """Return the state after one more event.
-
-    Raises:
-        ValueError: the event does not follow the state.
-    """
-    header = advance(state.header if state else None, event)
-    data = event.data
-    if state is None:
-        assert isinstance(data, RunCreated)  # noqa: S101 - `advance` has just raised otherwise
-        return RunState(header=header, created=data)
-    state = replace(state, header=header, idle_claims=_idle_claims(state, data))
-    match data:
-        case SessionLoaded(messages=messages):
-            return replace(state, history=messages)
-        case ModelStarted():
-            return replace(state, open_model=OpenModelCall(data, event.seq, event.epoch))
-        case ModelFailed():
-            return replace(state, open_model=None, failures=(*state.failures, data))
-        case ModelCompleted():
-            turn = Turn(number=data.turn, completed=data)
-            return replace(state, open_model=None, failures=(), turns=(*state.turns, turn))
-        case (
-            ApprovalRequested()
-            | ApprovalDecided()
-            | ToolStarted()
-            | ToolQueued()
-            | ToolCompleted()
-            | ToolOutcomeUnknown()
-        ):
-            return _in_turn(state, data, event.epoch)
-        case GuardFired():
-            return replace(state, guards_fired=(*state.guards_fired, data))
-        case FeedbackGiven():
-            return replace(state, feedback=(*state.feedback, data))
-        case RunEnded():
-            return replace(state, ended=data)
-        case _:
-            return state
-
-
-def _idle_claims(state: RunState, data: Payload) -> int:
-    match data:
-        case RunClaimed():
-            return state.idle_claims + 1
-        case WorkerLost() | RunReleased():
-            return state.idle_claims
-        case _:
-            return 0
-
-
-InTurn = ApprovalRequested | ApprovalDecided | ToolStarted | ToolQueued | Result
-
-
-def _in_turn(state: RunState, data: InTurn, epoch: int) -> RunState:
-    turn = state.turn
-    if turn is None:
-        raise ValueError("a tool event before any model answer")
-    call_id = data.call_id
-    match data:
-        case ApprovalRequested(kind="resolution"):
-            turn = replace(turn, checks={**turn.checks, call_id: data})
-        case ApprovalRequested():
-            turn = replace(turn, requested={**turn.requested, call_id: data})
-        case ToolStarted():
-            turn = replace(turn, started={**turn.started, call_id: (data, epoch)})
-        case ToolQueued():
-            turn = replace(turn, queued={**turn.queued, call_id: data})
-        # The first decision stands, and the first result: a late duplicate changes nothing.
-        case ApprovalDecided(decision=decision) if decision in FINDINGS:
-            turn = replace(turn, findings={call_id: data, **turn.findings})
-        case ApprovalDecided():
-            turn = replace(turn, decided={call_id: data, **turn.decided})
-        case ToolOutcomeUnknown(asks_person=True):
-            turn = replace(turn, unknown={call_id: data, **turn.unknown})
-        case ToolCompleted() | ToolOutcomeUnknown():
-            turn = replace(turn, results={call_id: data, **turn.results})
-    return replace(state, turns=(*state.turns[:-1], turn))
