@@ -261,7 +261,7 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall) -> list[Settling]:
     except Exception:
         worker.breakers.gave_up(name)
         raise
-    return list(guarded_in(call.state, worker.releases, contract, result)) if result else []
+    return list(guarded_in(call.state, worker.releases, result)) if result else []
 
 
 @contextmanager
