@@ -120,7 +120,9 @@ def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
         call = _open_call(worker, job)
         if call is None:
             return "dropped"
-        settled = _result_without_running(worker, job, call, seen_lost=seen_lost) or _kept_back(worker, call, until)
+        settled = _result_without_running(worker, job, call, seen_lost=seen_lost) or _not_let_through(
+            worker, call, until
+        )
         if settled:
             return _settle(worker, job, [settled], began=call.attempt - 1)
         try:
@@ -223,7 +225,9 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _kept_back(worker: QueueWorker, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown | None:
+def _not_let_through(
+    worker: QueueWorker, call: QueuedCall, until: datetime
+) -> ToolCompleted | ToolOutcomeUnknown | None:
     """Return the result of a call that its tool's breaker does not let through.
 
     Raises:

@@ -20,9 +20,17 @@ from opentelemetry import trace
 from pydantic import Field
 
 from agent import tracing
-from agent.errors import CallerMistake, InputInvalid, InputTooLarge, MediaTypeUnsupported, NotFound, RoleMissing
+from agent.errors import (
+    CallerMistake,
+    InputInvalid,
+    InputTooLarge,
+    MediaTypeUnsupported,
+    NotFound,
+    RoleMissing,
+    describe,
+)
 from agent.identity import Principal, Role
-from lambdas import problems, telemetry
+from lambdas import problems
 from lambdas.claims import require_principal
 from lambdas.headers import NOBODY, SECURITY, Cors
 
@@ -103,7 +111,7 @@ def require_role(app: APIGatewayRestResolver, role: Role) -> Principal:
 def _refused(error: Exception, request_id: str | None) -> Response[str]:
     if not isinstance(error, CallerMistake):
         tracing.fail(trace.get_current_span(), type(error).__name__)
-        logger.error("the request failed", extra={"gateway_request_id": request_id, **telemetry.describe(error)})
+        logger.error("the request failed", extra={"gateway_request_id": request_id, **describe(error)})
     return problems.to_response(error, request_id=request_id)
 
 

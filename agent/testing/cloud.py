@@ -136,10 +136,12 @@ class MemoryCloud:
         question = Question(input=text, session_id=session_id)
         return admit(room, principal, question, idempotency_key=idempotency_key).run_id
 
-    def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
+    def cancel(
+        self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme", process: Process | None = None
+    ) -> None:
         """Ask for a run to end."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
-        cancel(self.room1(), principal, run_id)
+        cancel(self.room1(process), principal, run_id)
 
     def approver(self, user_id: str = "bea", *, tenant_id: str = "acme") -> Principal:
         """Return a person who may approve, and is known to the directory."""
@@ -166,7 +168,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             wake=process.wrap(self.wake, StoreUnavailable),
             clock=self.clock,
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             release=self.release,
             controls=process.wrap(self.controls, StoreUnavailable),
             contracts={name: tool.contract for name, tool in self.tools.items()},
@@ -179,7 +181,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             facts=process.wrap(self.facts, FactsUnavailable),
@@ -286,13 +288,14 @@ class MemoryCloud:
         return Dispatcher(
             lines=process.wrap(self.lines, StoreUnavailable),
             queue=process.wrap(self.queue, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             clock=self.clock,
         )
 
-    def _survive(self, act: Callable[[Sweeper], object]) -> None:
-        process = Process(self.strike)
-        sweeper = Sweeper(
+    def sweeper(self, process: Process | None = None) -> Sweeper:
+        """Return what looks after runs that nobody holds."""
+        process = process or Process(self.strike)
+        return Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
@@ -300,5 +303,7 @@ class MemoryCloud:
             dispatcher=self.dispatcher(process),
             clock=self.clock,
         )
+
+    def _survive(self, act: Callable[[Sweeper], object]) -> None:
         with suppress(Killed, TryLater):
-            act(sweeper)
+            act(self.sweeper())

@@ -71,6 +71,18 @@ def cancelled(strike: Strike) -> SampleCloud:
     return cloud
 
 
+def cancelled_while_it_waits(strike: Strike) -> SampleCloud:
+    # Its job gets no slot, so it waits until its user, who asks until it is heard, gives up.
+    cloud = SampleCloud(asks(("ship", {"item": "a"})), limits=replace(AMPLE, tenant_jobs=0), strike=strike)
+
+    def cancel() -> None:
+        with suppress(Killed, TryLater, RunOver):
+            cloud.cancel(f"run_{1:026d}", process=Process(cloud.strike))
+
+    cloud.each_minute = cancel
+    return cloud
+
+
 def out_of_budget(strike: Strike) -> SampleCloud:
     # A call reserves about 10,000 and costs 6,000: the second can't be paid, and nor can it after a crash.
     dear = asks(("look", {"item": "a"}), usage=Usage(input_tokens=2000, output_tokens=800))
@@ -165,6 +177,7 @@ def waiting_for_the_session(strike: Strike) -> SampleCloud:
 
 
 PROOFS: dict[str, Callable[[SampleCloud], bool]] = {
+    "cancelled_while_it_waits": lambda cloud: waits(cloud) == [("tool",)] and not cloud.effects,
     "falls_back": lambda cloud: asked(cloud) == {MODEL: 2, FALLBACK: 2},
     "a_breaker_opens": lambda cloud: asked(cloud) == {MODEL: 1, FALLBACK: 2} and bool(cloud.breakers.open_until),
     "a_model_is_probed": lambda cloud: asked(cloud) == {MODEL: 2} and not cloud.breakers.open_until,
@@ -196,6 +209,7 @@ SCENARIOS: dict[str, Callable[[Strike], SampleCloud]] = {
         queued,
         retried,
         cancelled,
+        cancelled_while_it_waits,
         out_of_budget,
         out_of_turns,
         handed_over,
