@@ -178,10 +178,10 @@ class LimitScope:
         """
         names = self.names(known)
         if name not in names:
-            raise InputInvalid(f"there is no such limit here; there are {', '.join(names)}", field=name)
+            raise InputInvalid(f"there is no such limit here; there are {', '.join(names)}", field="name")
         most = MAX_MICROS if name.endswith("_micros") or "." in name else MAX_COUNT
         if value is not None and not 0 <= value <= most:
-            raise InputInvalid(f"a limit is between 0 and {most}", field=name)
+            raise InputInvalid(f"{name} is between 0 and {most}", field="value")
         return name
 
 
@@ -203,7 +203,7 @@ def require_below(ceilings: Limits, name: LimitName, value: int) -> None:
     """
     ceiling = ceilings.as_mapping()[name]
     if value > ceiling:
-        raise InputInvalid(f"it can only be lowered, and is {ceiling} now", field=name)
+        raise InputInvalid(f"{name} can only be lowered, and is {ceiling} now", field="value")
 
 
 def period(pool: Pool, at: datetime) -> str:

@@ -223,7 +223,7 @@ def _add_limits_and_audit(app: APIGatewayRestResolver) -> None:
         try:
             here.limits.change(scope, body.name, body.value, by=principal.user_id, reason=body.reason)
         except InputInvalid as wrong:
-            raise InputInvalid(str(wrong), field="body.value" if wrong.field == body.name else wrong.field) from None
+            raise InputInvalid(str(wrong), field=f"body.{wrong.field}") from None
         return _shown_limits(here, principal, body.user_id)
 
     @app.get(

@@ -173,7 +173,10 @@ def test_limits_are_lowered_for_the_tenant_and_for_a_user_and_left_to_the_platfo
     [
         ({"name": "user_runs", "value": 6}, "body.value"),
         ({"name": "user_runs", "value": -1}, "body.value"),
-        ({"name": "platform_month_micros", "value": 1}, "body.value"),
+        ({"name": "platform_month_micros", "value": 1}, "body.name"),
+        ({"name": "sunshine", "value": 1}, "body.name"),
+        ({"name": "sunshine", "value": None}, "body.name"),
+        ({"name": "user_runs", "value": 10**9}, "body.value"),
         ({"name": "user_runs", "value": "1"}, "body.value"),
         ({"name": "user_runs", "value": 1, "user_id": "no user"}, "body.user_id"),
         ({"name": "user_runs", "value": 1, "tenant_id": "globex"}, "body.tenant_id"),
