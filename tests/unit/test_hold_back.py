@@ -15,6 +15,7 @@ from agent.guards import AnyGuard
 from agent.hold_back import HoldBack
 from agent.streamed_answer import joined
 from tests.unit.test_detectors import EXAMPLES, fullwidth
+from tests.unit.test_guards import OTHERWISE
 
 ABOUT = About("acme")
 TABLES = [
@@ -42,6 +43,7 @@ HOSTILE = [
     "www.evil.example",
     "![x](https://shop.example/a.png)",
     "[x]: https://evil.example",
+    *OTHERWISE,
     "<img src=x>",
     "<a href='https://evil.example'>",
     "javascript:alert(1)",
