@@ -3,16 +3,22 @@
 Waking is harmless because of this: a run that is over, is held, or still waits for something is left as it is.
 """
 
-from datetime import datetime
+import logging
+from datetime import datetime, timedelta
 
 from agent.endings import Status
-from agent.errors import LogContended, LogMoved
+from agent.errors import ConfigurationInvalid, LogContended, LogMoved
 from agent.events import RunClaimed
 from agent.held_run import MAX_MOVES, HeldRun, read_state, state_after
 from agent.ports.run_log import RunLog
 from agent.run_state import RunState, Turn
 from agent.runtime import Runtime
 from agent.sessions import runs_ahead
+
+logger = logging.getLogger(__name__)
+
+RELEASE_PATIENCE = timedelta(minutes=15)
+"""How long a new run waits for its release: who admits runs may be deployed before who works on them."""
 
 
 def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> HeldRun | None:
@@ -28,6 +34,8 @@ def claim(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_un
             return None
         if _still_waits(runtime.log, state, now):
             _sleep_on(runtime, state)
+            return None
+        if _is_ahead_of_us(runtime, state, now):
             return None
         claimed = RunClaimed(owner=owner, epoch=state.header.epoch + 1, lease_until=lease_until)
         try:
@@ -48,6 +56,20 @@ def _still_waits(log: RunLog, state: RunState, now: datetime) -> bool:
         return bool(runs_ahead(log, header))
     open_calls = (d.call_id for d in turn.completed.decisions if d.call_id not in turn.results)
     return not turn.is_settled and not any(_is_ripe(turn, call_id, now) for call_id in open_calls)
+
+
+def _is_ahead_of_us(runtime: Runtime, state: RunState, now: datetime) -> bool:
+    """Whether a new run is bound to a release that this process doesn't have, and may be about to get: it stays due."""
+    header = state.header
+    patience_ends = min(header.created_at + RELEASE_PATIENCE, header.deadline_at)
+    if header.status is not Status.QUEUED or header.cancel_requested or now >= patience_ends:
+        return False
+    try:
+        runtime.releases(header.release)
+    except ConfigurationInvalid:
+        logger.warning("a run waits for its release", extra={"run_id": header.run_id, "release": header.release})
+        return True
+    return False
 
 
 def _is_ripe(turn: Turn, call_id: str, now: datetime) -> bool:

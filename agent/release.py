@@ -1,7 +1,7 @@
 """A release: the exact model, prompt, tools and caps that a run is bound to from admission to its end.
 
 A file support_desk/releases/<name>.toml, read once per process. A run names its release; a run whose release is gone
-ends with `release_unavailable`, it never slips to another one.
+ends with `release_unavailable`, it never slips to another one; a new run waits a while for one that is being deployed.
 """
 
 import hashlib

@@ -2,12 +2,20 @@
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from agent.endings import END, Status
-from agent.errors import ModelRequestRejected, ModelThrottled, ModelUnavailable, StoreUnavailable, ToolLost
+from agent.errors import (
+    ConfigurationInvalid,
+    ModelRequestRejected,
+    ModelThrottled,
+    ModelUnavailable,
+    StoreUnavailable,
+    ToolLost,
+)
 from agent.events import ModelFailed, ToolOutcomeUnknown
 from agent.ports.model import TextDelta
 from agent.testing.model import asks, says
@@ -244,6 +252,43 @@ def test_being_deaf_for_a_moment_does_not_end_a_run():
     cloud.log.header = deaf
     cloud.invoke("acme", run)
     assert end_of(cloud, run) == "answered"
+
+
+class HalfDeployedCloud(SampleCloud):
+    """Runs are admitted under a release that the agent doesn't have, before the minute in which it is deployed."""
+
+    def __init__(self, *script, arrives_at_minute):
+        super().__init__(*script)
+        self.arrives_at = self.clock.now() + timedelta(minutes=arrives_at_minute)
+
+    def runtime(self, process=None):
+        def releases(name):
+            if self.clock.now() < self.arrives_at:
+                raise ConfigurationInvalid(f"release {name}: no such file")
+            return self.release
+
+        return replace(super().runtime(process), releases=releases)
+
+
+def test_a_new_run_waits_for_a_release_that_its_deployment_is_about_to_bring():
+    cloud = HalfDeployedCloud(says("Done."), arrives_at_minute=4)
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    assert end_of(cloud, run) == "answered"
+    assert cloud.types(run).count("run.claimed") == 1
+    assert cloud.invocations < 7
+
+
+def test_it_does_not_wait_for_ever_and_not_after_it_was_cancelled():
+    never = HalfDeployedCloud(says("Never."), arrives_at_minute=10**6)
+    run = never.ask(QUESTION)
+    never.run_until_idle()
+    assert end_of(never, run) == "release_unavailable"
+    cancelled = HalfDeployedCloud(says("Never."), arrives_at_minute=10**6)
+    run = cancelled.ask(QUESTION)
+    cancelled.cancel(run)
+    cancelled.deliver()
+    assert end_of(cancelled, run) == "cancelled"
 
 
 def test_a_release_that_is_gone_ends_the_run_and_is_not_replaced():
