@@ -296,6 +296,14 @@ def test_personal_data_of_the_kinds_that_are_named() -> None:
 
 def test_internal_ids_and_other_tenants() -> None:
     assert kinds({"at": "answer", "check": "internal"}, "see run_01J9ZQ5WXYZABCDEFGHJKMNPQR") == {"internal_id"}
+    for told in (
+        "run_01j9zq5wxyzabcdefghjkmnpqr",
+        "res_01J9ZQ5WXYZABCDEFGHJKMNPQR_1_0",
+        "OWN_LIMIT#acme",
+        "AUDIT#T#",
+        "B#user#",
+    ):
+        assert kinds({"at": "answer", "check": "internal"}, f"see {told}!") == {"internal_id"}
     assert kinds({"at": "answer", "check": "internal"}, "The run_time of call_me is fine; order 1001") == set()
     tenants = {"at": "answer", "check": "tenants"}
     assert kinds(tenants, "T#globex#R#1") == {"tenant"}
