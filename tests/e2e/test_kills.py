@@ -1,8 +1,9 @@
 """`kill -9` of real processes while 50 runs are under way: none lost, none doubled, and no stream torn.
 
 Killed are processes of this cloud alone, the API's included, found by the folder each works in. Not the sweeper's:
-Lambda would invoke it again with the record it died on, and the local cloud does not. What may be left of a killed call is one result or the word that its outcome is not known, never two; what a reader
-has seen on a bad connection is what somebody reads who comes later and on a good one.
+Lambda would invoke it again with the record it died on, and the local cloud does not. What may be left of a killed call
+is one result or the word that its outcome is not known, never two; what a reader has seen on a bad connection is what
+somebody reads who comes later and on a good one.
 """
 
 import hashlib
