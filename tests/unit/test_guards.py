@@ -49,6 +49,7 @@ OTHERWISE = [
     "[x](///evil.example)",
     "https://///evil.example",
     "https:" + "/" * 300 + "evil.example",
+    "[x](" + "&#0000047;" * 60 + "evil.example)",
     "[x]://evil.example/d",
     "[x](//3405803777/d)",
     "[x](//\u00f6vil/d)",
