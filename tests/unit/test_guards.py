@@ -43,6 +43,7 @@ OTHERWISE = [
     "https://shop.example\uff0f@evil.example",
     "https://shop.example\uff1f@evil.example",
     "[x](https://shop.example\u00a0@evil.example)",
+    "https://shop.example\u00a0" + "a" * 150 + "@evil.example",
     "https://shop.example)" + "a" * 400 + "@evil.example",
     'https://"@evil.example',
     # Browsers take any number of slashes, and none; and hosts that are no names.
