@@ -44,7 +44,7 @@ _TEXT = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]"
 Prose = Annotated[str, Field(json_schema_extra={"pattern": f"^{_TEXT}*$"})]
 """Text of people. The pattern tells readers of the API's description what is refused here, as far as one can say it."""
 Words = Annotated[
-    str, Field(pattern=r"\S", json_schema_extra={"pattern": rf"^{_TEXT}*[^\s\x00-\x1f\x7f-\x9f]{_TEXT}*$"})
+    str, Field(pattern=problems.NOT_BLANK, json_schema_extra={"pattern": rf"^{_TEXT}*[^\s\x00-\x1f\x7f-\x9f]{_TEXT}*$"})
 ]
 """Text that is more than blanks."""
 
