@@ -6,7 +6,7 @@ count and label; a rule of our own blocks what carries such a label on any route
 look into" mean "too large". A rule name that AWS retires is ignored in an override, so the lists can't break a deploy.
 """
 
-from aws_cdk import ArnFormat, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
@@ -70,7 +70,9 @@ class Firewall(Construct):
         self._log(stage)
 
     def _log(self, stage: Stage) -> None:
-        name = f"aws-waf-logs-{stage.resource_name('firewall')}"  # WAF takes only names that begin so
+        # WAF takes only names that begin so. The stack's own id in it: a log that outlives its stack keeps its name.
+        own = Fn.select(2, Fn.split("/", Aws.STACK_ID))
+        name = f"aws-waf-logs-{stage.resource_name('firewall')}-{own}"
         logs.LogGroup(
             self,
             "Log",

@@ -129,6 +129,14 @@ def test_a_stage_that_keeps_data_keeps_it_when_the_stack_goes(deployment: Deploy
     assert {r["DeletionPolicy"] for r in found} == {"Retain" if deployment.stage.keeps_data else "Delete"}
 
 
+def test_a_log_that_outlives_its_stack_is_in_no_later_stacks_way(prod: Deployment) -> None:
+    groups = [g for template in prod.parts.values() for g in template.of_type("AWS::Logs::LogGroup").values()]
+    assert {group["DeletionPolicy"] for group in groups} == {"Retain"}
+    names = [group["Properties"]["LogGroupName"] for group in groups if "LogGroupName" in group["Properties"]]
+    assert names
+    assert not any(isinstance(name, str) for name in names), "a name that the next stack would give, too"
+
+
 def test_prod_keeps_data_and_has_the_firewall_and_alarms() -> None:
     assert STAGES["prod"].keeps_data
     assert STAGES["prod"].firewall
