@@ -32,7 +32,7 @@ def runs_on(text: Folded, begin: int, end: int) -> bool:
         return True
     for place in range(end, min(begin + REACH, len(text.text))):
         character = text.raw[text.origin(place)]
-        if character in "@&\\" or text.text[place] == "@":
+        if character in "@&":
             return True
         if character in "/?#>\n\r":
             return False

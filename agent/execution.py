@@ -179,7 +179,8 @@ class _Written:
         self._room -= len(content)
         if self._room < 0:
             raise ToolFailed("file_too_large", "The file would be too large. Ask for less.")
-        key = self._files.write(name, self._mask.content(content), content_type=content_type)
+        # A name with a mask in it is none, so the tool has failed.
+        key = self._files.write(self._mask.text(name), self._mask.content(content), content_type=content_type)
         self.keys.append(key)
         return key
 

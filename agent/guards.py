@@ -178,9 +178,9 @@ def _detected(text: Folded, kinds: frozenset[Kind], *, is_whole: bool) -> Iterat
 
 
 _INTERNAL = re.compile(
-    r"(?<![A-Za-z0-9])(?:run_[0-9A-HJKMNP-TV-Z]{26}|apr_[0-9A-HJKMNP-TV-Z]{26}_|(?<!-)call_[0-9]{1,4}_[0-9]{1,3}(?![0-9])"
+    r"(?i)(?<![a-z0-9])(?:run_[0-9A-HJKMNP-TV-Z]{26}|(?:apr|res)_[0-9A-HJKMNP-TV-Z]{26}_|(?<!-)call_[0-9]{1,4}_[0-9]{1,3}(?![0-9])"
     r"|msg_[0-9]{1,4}_[0-9]{1,3}(?![0-9])|arn:aws[a-z-]{0,10}:|T#[a-z0-9-]{1,40}#|KEEPGATE_[A-Z]{2}"
-    r"|(?:RELEASE|SWITCH|LIMIT|BREAKER)#)|\.amazonaws\.com(?![a-z])"
+    r"|(?:RELEASE|SWITCH|LIMIT|BREAKER|AUDIT|STOPPED)#|B#(?:user|tenant|platform)#)|\.amazonaws\.com(?![a-z])"
 )
 
 

@@ -192,7 +192,7 @@ def _result_without_running(
     if call.started is None:
         if call.contract is None:
             return contract_changed(call.decision)
-        return _kept_back(worker, call)
+        return _result_if_kept_back(worker, call)
     if call.contract is None:
         return unknown(call.decision, "contract_changed")
     patience = timedelta(seconds=call.contract.timeout_s + GRACE_S)
@@ -200,10 +200,10 @@ def _result_without_running(
         raise TryLater("another worker may be at this call", retry_after_s=call.contract.timeout_s)
     if call.contract.mode == "once" or call.started.attempt >= MAX_TOOL_ATTEMPTS:
         return unknown(call.decision, "lost")
-    return _kept_back(worker, call)
+    return _result_if_kept_back(worker, call)
 
 
-def _kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted | ToolOutcomeUnknown | None:
+def _result_if_kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted | ToolOutcomeUnknown | None:
     """Return the result where operators have stopped the run, which its holder then ends, or such calls.
 
     Raises:
@@ -265,7 +265,7 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall) -> list[Settling]:
     except Exception:
         worker.breakers.gave_up(name)
         raise
-    return list(guarded_in(call.state, worker.releases, contract, result)) if result else []
+    return list(guarded_in(call.state, worker.releases, result)) if result else []
 
 
 @contextmanager

@@ -320,7 +320,7 @@ def _results(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[S
             calls=len(turn.completed.decisions),
         )
         if result := carry_out(start, run.runtime.tool_runner, run.runtime.breakers):
-            yield guarded_in(run.state, lambda _: run.release, contract, result)
+            yield guarded_in(run.state, lambda _: run.release, result)
 
 
 def _park(run: HeldRun) -> None:

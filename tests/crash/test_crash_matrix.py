@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -43,6 +44,13 @@ def mixed_turn(strike: Strike) -> SampleCloud:
 
 def queued(strike: Strike) -> SampleCloud:
     return SampleCloud(asks(("ship", {"item": "a"})), asks(("export", {"item": "b"})), says("Exported."), strike=strike)
+
+
+def given_up(strike: Strike) -> SampleCloud:
+    # No worker has the time that the tool may take, so the job comes again and again, and is a dead letter at last.
+    cloud = SampleCloud(asks(("ship", {"item": "a"})), says("Sorry."), strike=strike)
+    cloud.worker_time = timedelta(seconds=60)
+    return cloud
 
 
 def retried(strike: Strike) -> SampleCloud:
@@ -178,6 +186,7 @@ def waiting_for_the_session(strike: Strike) -> SampleCloud:
 
 PROOFS: dict[str, Callable[[SampleCloud], bool]] = {
     "cancelled_while_it_waits": lambda cloud: waits(cloud) == [("tool",)] and not cloud.effects,
+    "given_up": lambda cloud: len(cloud.dead_letters) == 1 and not cloud.effects,
     "falls_back": lambda cloud: asked(cloud) == {MODEL: 2, FALLBACK: 2},
     "a_breaker_opens": lambda cloud: asked(cloud) == {MODEL: 1, FALLBACK: 2} and bool(cloud.breakers.open_until),
     "a_model_is_probed": lambda cloud: asked(cloud) == {MODEL: 2} and not cloud.breakers.open_until,
@@ -207,6 +216,7 @@ SCENARIOS: dict[str, Callable[[Strike], SampleCloud]] = {
         once,
         mixed_turn,
         queued,
+        given_up,
         retried,
         cancelled,
         cancelled_while_it_waits,

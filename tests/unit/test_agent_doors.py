@@ -54,6 +54,23 @@ def test_a_run_that_ended_is_counted_though_its_money_can_not_be_returned_yet():
     assert cloud.log.due_runs(cloud.clock.now() + timedelta(seconds=60), limit=1) != []
 
 
+def test_a_run_that_another_invocation_took_over_and_ended_is_not_counted_twice():
+    def take_over():
+        cloud.bury("acme", run, owner="request-7")  # a false report: it still lives
+        cloud.invoke("acme", run)
+        cloud.clock.advance(10)
+
+    cloud = SampleCloud(says("Second."), failing={0: [[take_over, *says("First.")]]})
+    cloud.listen_every_s = 10  # it hears of it when all is over
+    run = cloud.ask(QUESTION)
+    counted = []
+    run_agent.door(cloud.runtime(), counted.append)(
+        {"tenant_id": "acme", "run_id": run, "traceparent": None}, Context()
+    )
+    assert cloud.state(run).ended.answer == "Second."
+    assert counted == []
+
+
 def test_a_second_wake_of_an_ended_run_counts_nothing():
     cloud = SampleCloud(says("Done."))
     run = cloud.ask(QUESTION)

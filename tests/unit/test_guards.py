@@ -43,12 +43,14 @@ OTHERWISE = [
     "https://shop.example\uff0f@evil.example",
     "https://shop.example\uff1f@evil.example",
     "[x](https://shop.example\u00a0@evil.example)",
+    "https://shop.example\u00a0" + "a" * 150 + "@evil.example",
     "https://shop.example)" + "a" * 400 + "@evil.example",
     'https://"@evil.example',
     # Browsers take any number of slashes, and none; and hosts that are no names.
     "[x](///evil.example)",
     "https://///evil.example",
     "https:" + "/" * 300 + "evil.example",
+    "[x](" + "&#0000047;" * 60 + "evil.example)",
     "[x]://evil.example/d",
     "[x](//3405803777/d)",
     "[x](//\u00f6vil/d)",
@@ -296,6 +298,14 @@ def test_personal_data_of_the_kinds_that_are_named() -> None:
 
 def test_internal_ids_and_other_tenants() -> None:
     assert kinds({"at": "answer", "check": "internal"}, "see run_01J9ZQ5WXYZABCDEFGHJKMNPQR") == {"internal_id"}
+    for told in (
+        "run_01j9zq5wxyzabcdefghjkmnpqr",
+        "res_01J9ZQ5WXYZABCDEFGHJKMNPQR_1_0",
+        "OWN_LIMIT#acme",
+        "AUDIT#T#",
+        "B#user#",
+    ):
+        assert kinds({"at": "answer", "check": "internal"}, f"see {told}!") == {"internal_id"}
     assert kinds({"at": "answer", "check": "internal"}, "The run_time of call_me is fine; order 1001") == set()
     tenants = {"at": "answer", "check": "tenants"}
     assert kinds(tenants, "T#globex#R#1") == {"tenant"}

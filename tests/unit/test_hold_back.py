@@ -156,6 +156,17 @@ def test_each_harmless_text_is_one(harmless: str) -> None:
     assert judged(harmless) == []
 
 
+@pytest.mark.parametrize("hostile", OTHERWISE)
+def test_the_window_of_links_alone_keeps_an_address_back_however_it_is_spelt(hostile: str) -> None:
+    text = f"It is {hostile} there. " + "All is well. " * 40
+    links = [guard for guard in GUARDS if guard.called == "links"]
+    [first, *_] = sorted(found[1] for found in judged(text))
+    for size in (1, 7, 50):
+        held, parts = stream([(0, piece) for piece in cut(text, [size])], links)
+        assert held.has_fired
+        assert len(parts.get(0, "")) <= first
+
+
 def test_without_the_window_a_part_of_a_finding_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check fails where the guard is broken: this test breaks it."""
 

@@ -139,6 +139,16 @@ def test_every_later_run_of_the_session_is_tainted_whether_or_not_the_text_is_to
     assert verdicts(cloud, other) == [("save", "allow", False)]
 
 
+def test_a_session_stays_tainted_behind_any_number_of_runs_that_ended_before_they_looked_back():
+    cloud, _ = played(asks(LOOK))
+    for _ in range(sessions.MAX_EARLIER_RUNS + 5):
+        cloud.cancel(next_run(cloud))
+        cloud.run_until_idle()
+    last = next_run(cloud, asks(SAVE))
+    cloud.run_until_idle()
+    assert verdicts(cloud, last) == [("save", "ask", True)]
+
+
 def test_a_tainted_run_that_was_cancelled_taints_the_session_too():
     cloud = SampleCloud(asks(LOOK), asks(SAVE))
     first = cloud.ask(QUESTION, session_id="s")
