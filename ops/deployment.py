@@ -94,11 +94,7 @@ class Deployment:
             case "release":
                 return frozenset(path.stem for path in (folder / "releases").glob("*.toml"))
             case "model":
-                return frozenset(
-                    model
-                    for path in (folder / "releases").glob("*.toml")
-                    for model in read_model_ids(self.stage.agent, path.stem)
-                )
+                return frozenset(read_model_ids(self.stage.agent))
         return frozenset()
 
     def servers_tools(self) -> frozenset[str]:
