@@ -20,6 +20,8 @@ Action = Literal["switch_on", "switch_off", "set_limit", "unset_limit", "deploy"
 
 MAX_REASON = 500
 MAX_PAGE = 100
+ID = r"^[0-9TZ:.-]{24}_[0-9A-Z]{26}$"
+"""What an id looks like, and so where a page can begin."""
 
 
 class Change(BaseModel):

@@ -20,7 +20,9 @@ from agent.tools import Tool
 def require_deployable(
     folder: Path, tools: Mapping[str, Tool[Any]], *, release: str, stage: str, stages: Collection[str]
 ) -> None:
-    """Check an agent's contracts, limits, policies, and the release that a stage runs.
+    """Check an agent's contracts, limits, policies, that its releases can be read, and that the stage's can be run.
+
+    All its releases, because runs keep to the one they began under. But an older one may name tools that are gone.
 
     Raises:
         ConfigurationInvalid: the message names the file and the field.
@@ -31,6 +33,8 @@ def require_deployable(
             f"limits.toml: stages.{unknown[0]}: there is no such stage; there are {', '.join(stages)}"
         )
     CedarPolicy.load(folder / "policies")
+    for other in sorted(path.stem for path in (folder / "releases").glob("*.toml")):
+        Release.read(folder, other)
     _require_usable(Release.read(folder, release), tools)
 
 

@@ -13,12 +13,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from agent import audit
 from agent.audit import MAX_PAGE, MAX_REASON, Change
 from agent.controls import MAX_DURATION, Board, Part, Switch, Target, boards
-from agent.errors import InputInvalid
+from agent.errors import InputInvalid, StoreUnavailable
 from agent.identity import TenantId, UserId
 from agent.limits import LimitName, Limits, LimitScope
 from agent.ports.clock import Clock
 from agent.ports.controls import AuditTrail, ControlBook
 from agent.ports.limits import LimitBook
+from agent.tool_servers import StoppedTools
 
 Nobody = Literal[""]
 Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON)]
@@ -76,7 +77,13 @@ class ReadAudit(Part):
     do: Literal["read_audit"] = "read_audit"
     tenant_id: TenantId | Nobody = ""
     limit: int = Field(default=20, ge=1, le=MAX_PAGE)
-    before: str | None = Field(default=None, max_length=80)
+    before: str | None = Field(default=None, pattern=audit.ID)
+
+
+class ListStoppedTools(Part):
+    """Tell which contracts of servers' tools are stopped until a review."""
+
+    do: Literal["list_stopped_tools"] = "list_stopped_tools"
 
 
 class NoteDeployment(Part):
@@ -89,7 +96,8 @@ class NoteDeployment(Part):
 
 
 Command = Annotated[
-    SwitchOn | SwitchOff | ListSwitches | SetLimit | ShowLimits | ReadAudit | NoteDeployment, Field(discriminator="do")
+    SwitchOn | SwitchOff | ListSwitches | SetLimit | ShowLimits | ReadAudit | ListStoppedTools | NoteDeployment,
+    Field(discriminator="do"),
 ]
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
 
@@ -104,7 +112,9 @@ def to_command(document: object) -> Command:
         return COMMANDS.validate_python(document, strict=False)
     except ValidationError as wrong:
         first = wrong.errors(include_input=False, include_url=False)[0]
-        raise InputInvalid(first["msg"], field=".".join(map(str, first["loc"])) or "command") from None
+        # Around the field stand the command's name and, where a field has two types, what pydantic calls one.
+        field = ".".join(str(part) for part in first["loc"][1:] if part != "constrained-str")
+        raise InputInvalid(first["msg"], field=field or "command") from None
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,8 @@ class Desk:
     limits: LimitBook
     audit: AuditTrail
     clock: Clock
+    stopped_tools: StoppedTools | None = None
+    """What the platform's operators alone are told of."""
 
     def switch_on(self, board: Board, target: Target, *, until: datetime, by: str, reason: str) -> Switch:
         """Put a switch on a board.
@@ -158,6 +170,8 @@ class Desk:
             case ReadAudit():
                 changes, before = self.audit.changes(command.tenant_id, limit=command.limit, before=command.before)
                 return {"changes": [change.model_dump(mode="json") for change in changes], "before": before}
+            case ListStoppedTools():
+                return {"tools": self._stopped()}
             case NoteDeployment():
                 now = self.clock.now()
                 after = f'{{"release":"{command.release}","sha256":"{command.release_sha256}"}}'
@@ -174,6 +188,14 @@ class Desk:
                     )
                 )
                 return {}
+
+    def _stopped(self) -> list[dict[str, str]]:
+        if self.stopped_tools is None:
+            raise StoreUnavailable("stopped tools are not told here")
+        return [
+            {"tool": tool.tool, "contract_sha256": tool.contract_sha256, "since": tool.since.isoformat()}
+            for tool in self.stopped_tools.stopped()
+        ]
 
     def on(self, board: Board) -> tuple[Switch, ...]:
         """Return the switches of a board that are on."""

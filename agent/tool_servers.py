@@ -6,6 +6,7 @@ one thing and closes it. What comes back is outside text of a bounded size, what
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -33,6 +34,19 @@ class ServerPin(BaseModel):
     """Where the call's idempotency key goes; without one a call is never repeated."""
     reviewed: str = ""
     """The day of the last review. A new day makes a new contract, which lets a tool run that was stopped."""
+
+
+MAX_STOPPED = 200
+"""How many stopped contracts are listed at most."""
+
+
+@dataclass(frozen=True)
+class StoppedTool:
+    """A contract that is stopped."""
+
+    tool: str
+    contract_sha256: str
+    since: datetime
 
 
 @dataclass(frozen=True)
@@ -148,5 +162,13 @@ class StoppedTools(Protocol):
 
         Raises:
             StoreUnavailable: perhaps not stopped.
+        """
+        ...
+
+    def stopped(self) -> list[StoppedTool]:
+        """Return what is stopped, the latest first; `MAX_STOPPED` at most.
+
+        Raises:
+            StoreUnavailable: not known.
         """
         ...

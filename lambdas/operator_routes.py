@@ -14,7 +14,7 @@ from aws_lambda_powertools.event_handler.openapi.types import OpenAPIResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from agent.admission import Room1
-from agent.audit import MAX_PAGE, MAX_REASON, Action, Side
+from agent.audit import ID, MAX_PAGE, MAX_REASON, Action, Side
 from agent.controls import MAX_DURATION, Kind, Target, boards
 from agent.errors import InputInvalid, StoreUnavailable
 from agent.identity import Principal, Role, UserId
@@ -234,7 +234,7 @@ def _add_limits_and_audit(app: APIGatewayRestResolver) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
         cursor: Annotated[
             str | None,
-            Query(pattern=r"^[0-9TZ:.-]{24}_[0-9A-Z]{26}$", description="`next_cursor` of the page before."),
+            Query(pattern=ID, description="`next_cursor` of the page before."),
         ] = None,
     ) -> ChangePage:
         changes, before = _room(app).controls.audit.changes(_operator(app).tenant_id, limit=limit, before=cursor)

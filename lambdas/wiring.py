@@ -168,13 +168,16 @@ def operators_desk(settings: LimitedSettings) -> "Desk":
     """Return what operators work with."""
     from agent.aws.audit import DynamoDbAuditTrail
     from agent.aws.clock import SystemClock
+    from agent.aws.stopped_tools import DynamoDbStoppedTools
     from agent.operating import Desk
 
+    clock = SystemClock()
     return Desk(
         switches=_controls(settings.control_table),
         limits=_limits(settings),
         audit=DynamoDbAuditTrail(clients.client("dynamodb"), settings.control_table),
-        clock=SystemClock(),
+        clock=clock,
+        stopped_tools=DynamoDbStoppedTools(clients.client("dynamodb"), settings.control_table, clock),
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import httpx
+
 from agent.aws.tenant_data import load
 from local import deployment, emulator, people
 from local.bedrock_wire import BedrockServer, scripted_server
@@ -19,6 +21,10 @@ from support_desk import seed
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Announces a step and, at its end, how long it took."""
+
+
+class ModelServerUnusable(Exception):
+    """The model server that was asked for is none, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def running(
 
     Raises:
         PortTaken: something else listens on the port.
+        ModelServerUnusable: the model server is not there, or is none.
         ChildFailed: the emulator, the synth or the deployment failed.
     """
     emulator.require_free(port)
@@ -126,8 +133,13 @@ def running(
 def _model_server(state: Path, model: ModelServer | None, stack: ExitStack) -> BedrockServer:
     if model is None:
         return scripted_server(state / "scenarios.json")
-    source = stack.enter_context(closing(OpenAiModel(model.url, model=model.name, key=model.key)))
-    source.first_model()
+    try:
+        source = stack.enter_context(closing(OpenAiModel(model.url, model=model.name, key=model.key)))
+        source.first_model()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as wrong:
+        raise ModelServerUnusable(
+            f"MODEL_URL: the server at {model.url} can't be asked for its models: {wrong}"
+        ) from wrong
     return BedrockServer(source)
 
 

@@ -32,37 +32,45 @@ class NameUnusable(Exception):
     """There is such a tool, or there can be none."""
 
 
+class ShapeUnknown(Exception):
+    """A file that the tool has to be added to is not as new-tool knows it."""
+
+
 def add(name: str, effect: Effect) -> list[Path]:
     """Write the tool and everything that belongs to it, and return the files.
 
     Raises:
-        NameUnusable: nothing was written.
+        NameUnusable, ShapeUnknown: nothing was written.
     """
     if not NAME.fullmatch(name):
         raise NameUnusable(f"{name!r} is no name: a verb and a noun, such as lookup_parcel")
     if (DESK / "tools" / f"{name}.py").exists() or re.search(rf"\baction {name}\b", _schema().read_text()):
         raise NameUnusable(f"there is a tool {name}")
     words = _words(name, effect)
-    release = _release_file()
-    written = [
-        _write(DESK / "tools" / f"{name}.py", _tool_template(effect).substitute(words)),
-        _write(TESTS / f"test_{name}.py", _test(words, effect)),
-        _changed(_schema(), lambda text: _with_action(text, words)),
-        _changed(DESK / "policies" / "support_desk.cedar", lambda text: text + templates.PERMIT.substitute(words)),
-        _changed(DESK / "limits.toml", lambda text: text + templates.LIMITS.substitute(words)),
-        _changed(DESK / "tools" / "__init__.py", lambda text: _registered(text, name)),
-        _changed(release, lambda text: re.sub(r"(?m)^(tools = \[[^\]]*?),?\s*\]", rf'\1, "{name}"]', text, count=1)),
-        _changed(DESK / "policy_matrix.py", lambda text: _with_case(text, words, release.stem)),
-        _changed(TESTS / "test_policy.py", lambda text: _with_example(text, words)),
-    ]
+    source, release = _release_files()
+    texts = dict(
+        [
+            (DESK / "tools" / f"{name}.py", _tool_template(effect).substitute(words)),
+            (TESTS / f"test_{name}.py", _test(words, effect)),
+            _changed(_schema(), lambda text: _with_action(text, words)),
+            _changed(DESK / "policies" / "support_desk.cedar", lambda text: text + templates.PERMIT.substitute(words)),
+            _changed(DESK / "limits.toml", lambda text: text + templates.LIMITS.substitute(words)),
+            _changed(DESK / "tools" / "__init__.py", lambda text: _registered(text, name)),
+            (release, _changed(source, lambda text: _offered(text, name))[1]),
+            _changed(DESK / "policy_matrix.py", lambda text: _with_case(text, words, release.stem)),
+            _changed(TESTS / "test_policy.py", lambda text: _with_example(text, words)),
+        ]
+    )
     if effect is not Effect.READ:
-        written.append(_changed(TESTS / "test_policy_matrix.py", lambda text: _always_asked(text, name)))
-    code = [str(path) for path in written if path.suffix == ".py"]
+        texts |= [_changed(TESTS / "test_policy_matrix.py", lambda text: _always_asked(text, name))]
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    code = [str(path) for path in texts if path.suffix == ".py"]
     _run("ruff", "check", "--select", "I", "--fix", "--quiet", *code)
     _run("ruff", "format", "--quiet", *code)
     _run("support_desk.lock_contracts")
     _run("support_desk.policy_matrix", "write", quiet=True)
-    return written
+    return list(texts)
 
 
 def _words(name: str, effect: Effect) -> dict[str, str]:
@@ -121,50 +129,56 @@ def _with_action(text: str, words: dict[str, str]) -> str:
 
 def _registered(text: str, name: str) -> str:
     line = f"from support_desk.tools.{name} import {name}\n"
-    text = re.sub(r"(?m)^(from support_desk\.tools\.)", rf"{line}\1", text, count=1)
-    return re.sub(r"(?m)^(_OWN = \([^)]*?),?\s*\)", rf"\1, {name})", text, count=1)
+    text = _put(r"(?m)^(from support_desk\.tools\.)", rf"{line}\1", text, count=1)
+    return _put(r"(?m)^(_OWN = \([^)]*?),?\s*\)", rf"\1, {name})", text, count=1)
 
 
-def _release_file() -> Path:
-    """Return the release that the tool goes into: the newest; where a stage runs that, a copy with the next number."""
+def _release_files() -> tuple[Path, Path]:
+    """Return the newest release, and the one that the tool goes into: the same, or the next where a stage runs that."""
     folder = DESK / "releases"
     numbers = {int(found[1]) for path in folder.iterdir() if (found := RELEASE.fullmatch(path.name))}
     newest = folder / f"support-desk-{max(numbers)}.toml"
     if newest.stem not in {stage.release for stage in STAGES.values()}:
-        return newest
-    return _write(folder / f"support-desk-{max(numbers) + 1}.toml", newest.read_text(encoding="utf-8"))
+        return newest, newest
+    return newest, folder / f"support-desk-{max(numbers) + 1}.toml"
+
+
+def _offered(text: str, name: str) -> str:
+    return _put(r"(?m)^(tools = \[[^\]]*?),?\s*\]", rf'\1, "{name}"]', text, count=1)
 
 
 def _with_case(text: str, words: dict[str, str], release: str) -> str:
     case = f'    Case("{words["name"]}", "one {words["kind"]}", {words["arguments"]}),\n)\n'
-    text = re.sub(r"(?ms)^(CASES = \(\n.*?)^\)\n", lambda found: found[1] + case, text, count=1)
-    return re.sub(r'(?m)^RELEASE = ".*"$', f'RELEASE = "{release}"', text)
+    text = _put(r"(?ms)^(CASES = \(\n.*?)^\)\n", lambda found: found[1] + case, text, count=1)
+    return _put(r'(?m)^RELEASE = ".*"$', f'RELEASE = "{release}"', text)
 
 
 def _with_example(text: str, words: dict[str, str]) -> str:
     name = words["name"]
-    text = re.sub(r"(?m)^(EXAMPLES: .* = \{)$", rf'\1\n    "{name}": {words["arguments"]},', text, count=1)
+    text = _put(r"(?m)^(EXAMPLES: .* = \{)$", rf'\1\n    "{name}": {words["arguments"]},', text, count=1)
     if words["verdict"] == "allow":
-        return re.sub(r"(?m)^(    Role\.(?:USER|APPROVER): \{)", rf'\1"{name}", ', text)
+        return _put(r"(?m)^(    Role\.(?:USER|APPROVER): \{)", rf'\1"{name}", ', text)
     pairs = ", ".join(f'(Role.{role}, "{name}")' for role in ("USER", "APPROVER"))
-    return re.sub(r"(?m)^(MAY_ONCE_APPROVED = \{)", rf"\1{pairs}, ", text, count=1)
+    return _put(r"(?m)^(MAY_ONCE_APPROVED = \{)", rf"\1{pairs}, ", text, count=1)
 
 
 def _always_asked(text: str, name: str) -> str:
-    return re.sub(r"(?m)^(ALWAYS_ASKED = \{)", rf'\1"{name}", ', text, count=1)
+    return _put(r"(?m)^(ALWAYS_ASKED = \{)", rf'\1"{name}", ', text, count=1)
 
 
-def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _changed(path: Path, change: Callable[[str], str]) -> Path:
+def _changed(path: Path, change: Callable[[str], str]) -> tuple[Path, str]:
     before = path.read_text(encoding="utf-8")
-    after = change(before)
-    if after == before:
-        raise RuntimeError(f"{path.relative_to(ROOT)} has not the shape that new-tool knows; change it by hand")
-    return _write(path, after)
+    try:
+        return path, change(before)
+    except ShapeUnknown:
+        raise ShapeUnknown(f"{path.relative_to(ROOT)} has not the shape that new-tool knows") from None
+
+
+def _put(pattern: str, change: str | Callable[[re.Match[str]], str], text: str, *, count: int = 0) -> str:
+    changed, found = re.subn(pattern, change, text, count=count)
+    if not found:
+        raise ShapeUnknown(pattern)
+    return changed
 
 
 def _run(module: str, *arguments: str, quiet: bool = False) -> None:
@@ -180,8 +194,8 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         written = add(asked.name, asked.effect)
-    except NameUnusable as unusable:
-        parser.error(str(unusable))
+    except (NameUnusable, ShapeUnknown) as unusable:
+        parser.error(f"{unusable}; nothing was written")
     sys.stdout.write("\nWritten or changed:\n" + "".join(f"  {path.relative_to(ROOT)}\n" for path in written))
     sys.stdout.write("Next: make it do what it is for (docs/tools.md), then `make lock-contracts` and `make check`.\n")
 

@@ -19,7 +19,7 @@ from typing import IO, NoReturn
 import httpx
 from rich.console import Console
 
-from local.cloud import Cloud, ModelServer, running
+from local.cloud import Cloud, ModelServer, ModelServerUnusable, running
 from local.emulator import PortTaken
 from local.processes import ROOT, ChildFailed
 
@@ -73,7 +73,7 @@ def main(environment: Mapping[str, str]) -> int:
     except PortTaken as taken:
         _complain(f"{taken}. Stop what listens there, or choose another: PORT=4600 make run")
         return 2
-    except (ChildFailed, TimeoutError, httpx.HTTPError) as failed:
+    except (ChildFailed, TimeoutError, ModelServerUnusable, httpx.HTTPError) as failed:
         _complain(failed)
         return 1
     return 0
@@ -90,7 +90,7 @@ def _complain(what: object) -> None:
 def _port(text: str) -> int:
     if not text:
         return DEFAULT_PORT
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise CannotStart(f"PORT must be a number from 1 to 65535, not {text!r}")
     return int(text)
 
@@ -105,6 +105,8 @@ def _model(environment: Mapping[str, str]) -> ModelServer | None:
     url = environment.get("MODEL_URL")
     if not url:
         return None
+    if not url.startswith(("http://", "https://")):
+        raise CannotStart(f"MODEL_URL must be the URL of an OpenAI-compatible server, not {url!r}")
     return ModelServer(url, environment.get("MODEL_NAME") or None, environment.get("MODEL_KEY") or None)
 
 

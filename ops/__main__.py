@@ -10,12 +10,15 @@ Exit codes: 0 done, 1 refused or not deployed, 2 wrong usage.
 from typing import Annotated
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 
 from agent.contracts import canonical_json
+from agent.errors import KeepgateError
 from ops import administration, deployment
 from ops.console import deployment_of, out, refusal
 from ops.dead_letters import MAX_MESSAGES, DeadLetters
 from ops.deployment import NotDeployed
+from ops.run_story import in_brief
 
 PAGE = 1_000
 MAX_EVENTS = 10_000
@@ -25,6 +28,7 @@ dead_letters = typer.Typer(help="Tool jobs that were given up.", no_args_is_help
 runs = typer.Typer(help="Runs, as their logs tell them.", no_args_is_help=True)
 app.add_typer(administration.switches, name="switches")
 app.add_typer(administration.limits, name="limits")
+app.add_typer(administration.tools, name="tools")
 app.command("audit")(administration.read_audit)
 app.command("note-deployment")(administration.note_deployment)
 app.add_typer(dead_letters, name="dead-letters")
@@ -90,8 +94,10 @@ def show_run(
     after = 0
     while after < MAX_EVENTS and (events := log.events(tenant, run_id, after=after, limit=PAGE)):
         for event in events:
-            said = f"  {canonical_json(event.data.model_dump(mode='json'))}" if contents else ""
-            out.print(f"{event.seq:5} {event.at:%Y-%m-%dT%H:%M:%S.%fZ} epoch {event.epoch:3} {event.type}{said}")
+            said = canonical_json(event.data.model_dump(mode="json")) if contents else in_brief(event.data)
+            out.print(
+                f"{event.seq:5} {event.at:%Y-%m-%dT%H:%M:%S.%fZ} epoch {event.epoch:3} {event.type:18} {said}".rstrip()
+            )
         after = events[-1].seq
 
 
@@ -103,5 +109,5 @@ def _letters(context: typer.Context) -> DeadLetters:
 if __name__ == "__main__":
     try:
         app(prog_name="python -m ops")
-    except NotDeployed as missing:
-        raise SystemExit(refusal(missing).exit_code) from None
+    except (NotDeployed, KeepgateError, ClientError, BotoCoreError) as failed:
+        raise SystemExit(refusal(failed).exit_code) from None

@@ -15,6 +15,7 @@ from agent.controls import Kind, Target
 from agent.errors import InputInvalid
 from agent.operating import (
     Command,
+    ListStoppedTools,
     ListSwitches,
     NoteDeployment,
     ReadAudit,
@@ -24,11 +25,14 @@ from agent.operating import (
     SwitchOn,
     to_command,
 )
-from ops.console import deployment_of, out, refusal
+from agent.tool_servers import MAX_STOPPED
+from ops.console import deployment_of, out, refusal, show, warn
 from ops.deployment import NotDeployed, Refused
 
 switches = typer.Typer(help="Stop runs, tools or models, and switch modes on; within seconds.", no_args_is_help=True)
 limits = typer.Typer(help="Budgets, runs in flight, jobs in the queue: change within seconds.", no_args_is_help=True)
+
+tools = typer.Typer(help="Tools of servers outside.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Option(help="For this tenant; without it, for the platform.")]
 User = Annotated[str, typer.Option(help="For this user of the tenant.")]
@@ -50,7 +54,7 @@ def list_switches(context: typer.Context, tenant: Tenant = "") -> None:
         whose = f"{switch['tenant_id'] or 'everybody'} ({switch['side']})"
         target = Target.model_validate(switch["target"])
         table.add_row(whose, target.id, switch["expires_at"], switch["by"], switch["reason"])
-    out.print(table)
+    show(table)
 
 
 @switches.command("on")
@@ -63,14 +67,17 @@ def switch_on(
 ) -> None:
     """Switch something off, or a mode on: this puts the switch on."""
     target, for_s = _target(what), max(1, round(hours * 3600))
-    done = _administer(context, SwitchOn, tenant_id=tenant, target=target, reason=reason, for_s=for_s)
-    out.print(f"{what} is switched until {done['switch']['expires_at']}; it holds within seconds")
+    known = deployment_of(context).names(target.kind)
+    if known and target.name not in known:
+        warn(f"no {target.kind} that is known here is called {target.name}; there are {', '.join(sorted(known))}")
+    done = _administer(context, SwitchOn, tenant_id=tenant, target=target.model_dump(), reason=reason, for_s=for_s)
+    out.print(f"the switch of {what} is on until {done['switch']['expires_at']}; it holds within seconds")
 
 
 @switches.command("off")
 def switch_off(context: typer.Context, what: What, reason: Why, tenant: Tenant = "") -> None:
     """Take a switch off again."""
-    _administer(context, SwitchOff, tenant_id=tenant, target=_target(what), reason=reason)
+    _administer(context, SwitchOff, tenant_id=tenant, target=_target(what).model_dump(), reason=reason)
     out.print(f"the switch of {what} is off; that holds within seconds")
 
 
@@ -81,7 +88,7 @@ def show_limits(context: typer.Context, tenant: Tenant = "", user: User = "") ->
     table = Table("limit", "holds", "set here")
     for name, limit in _administer(context, ShowLimits, tenant_id=tenant, user_id=user)["limits"].items():
         table.add_row(name, str(limit["holds"]), "" if limit["set_here"] is None else str(limit["set_here"]))
-    out.print(table)
+    show(table)
 
 
 @limits.command("set")
@@ -98,6 +105,19 @@ def unset_limit(
 ) -> None:
     """Let the wider scope's limit hold again."""
     _set(context, name, None, tenant, user, reason)
+
+
+@tools.command("stopped")
+def list_stopped_tools(context: typer.Context) -> None:
+    """Print which tools were found changed at their servers, and whether the stage's release still declares them so."""
+    declared = deployment_of(context).servers_tools()
+    table = Table("tool", "since", "contract", "now")
+    stopped = _administer(context, ListStoppedTools)["tools"]
+    for tool in stopped:
+        now = "refused until it is reviewed" if tool["contract_sha256"] in declared else "not of the release"
+        table.add_row(tool["tool"], tool["since"], tool["contract_sha256"][:12], now)
+    show(table)
+    out.print(f"{len(stopped)} shown{'; there may be more' if len(stopped) == MAX_STOPPED else ''}")
 
 
 def read_audit(
@@ -136,10 +156,10 @@ def _administer(context: typer.Context, kind: type[Command], **fields: object) -
         raise refusal(no) from None
 
 
-def _target(what: str) -> dict[str, str]:
+def _target(what: str) -> Target:
     kind, _, name = what.partition(":")
     try:
-        return Target.model_validate({"kind": kind, "name": name}).model_dump()
+        return Target.model_validate({"kind": kind, "name": name})
     except ValidationError:
         kinds = ", ".join(Kind.__args__)  # type: ignore[attr-defined]  # of a Literal
         raise typer.BadParameter(

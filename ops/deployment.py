@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from agent import contract_lock
 from agent.aws import caller
 from agent.aws.run_log import DynamoDbRunLog
+from agent.controls import Kind
 from agent.operating import Command
 from agent.release import Release
 from stacks.config import STAGES, Stage
-from stacks.contracts import ROOT
+from stacks.contracts import ROOT, read_model_ids
 
 STACKS = ("State", "Agent")
 
@@ -61,13 +63,13 @@ class Deployment:
             NotDeployed: it is not there, or these credentials may not invoke it.
         """
         function, text = self.stage.resource_name("administer"), command.model_dump_json()
-        sts = self.client("sts").meta
         bound = caller.bound_to(function, text)
-        proof = caller.prove(self.credentials(), sts_url=sts.endpoint_url, region=sts.region_name, bound=bound)
-        payload = json.dumps({"command": text, "proof": proof})
         try:
+            sts = self.client("sts").meta
+            proof = caller.prove(self.credentials(), sts_url=sts.endpoint_url, region=sts.region_name, bound=bound)
+            payload = json.dumps({"command": text, "proof": proof})
             answer = self.client("lambda").invoke(FunctionName=function, Payload=payload)
-        except ClientError as refused:
+        except (ClientError, BotoCoreError) as refused:
             raise NotDeployed(f"{function} can't be invoked: {refused}") from refused
         told = json.loads(answer["Payload"].read())
         if "FunctionError" in answer:
@@ -80,6 +82,26 @@ class Deployment:
     def release(self) -> Release:
         """Return the release that new runs of the stage are bound to, as it lies here."""
         return Release.read(ROOT / self.stage.agent, self.stage.release)
+
+    def names(self, kind: Kind) -> frozenset[str]:
+        """Return what a switch of this kind can name, as it lies here; nothing where anything can be named."""
+        folder = ROOT / self.stage.agent
+        match kind:
+            case "tool":
+                return frozenset(contract_lock.contracts(folder / contract_lock.FILE))
+            case "agent":
+                return frozenset({self.stage.agent})
+            case "release":
+                return frozenset(path.stem for path in (folder / "releases").glob("*.toml"))
+            case "model":
+                return frozenset(read_model_ids(self.stage.agent))
+        return frozenset()
+
+    def servers_tools(self) -> frozenset[str]:
+        """Return the hashes of the contracts of servers' tools that the stage's release offers, as both lie here."""
+        contracts = contract_lock.contracts(ROOT / self.stage.agent / contract_lock.FILE)
+        release = self.release()
+        return frozenset(c.sha256() for c in contracts.values() if c.server is not None and release.offers(c))
 
     def log(self) -> DynamoDbRunLog:
         """Return the stage's run log."""

@@ -165,7 +165,7 @@ class AgentStack(StageStack):
             ),
         )
         # What it has seen change at a server outside it stops for all.
-        function.may_use(state.control, ["GetItem", "PutItem"], leading_keys=("STOPPED#*",))
+        function.may_use(state.control, ["GetItem", "PutItem"], leading_keys=("STOPPED",))
         function.may_use(state.progress, ["PutItem"])
         function.may_use(state.runs, ["GetItem", "Query"])
         return function

@@ -17,7 +17,7 @@ from agent.errors import ConfigurationInvalid
 from agent.mcp_client import McpClient
 from agent.pinned_tools import from_text, lock, to_text
 from agent.release import DeclaredServer, Release
-from agent.tool_servers import ServerError, ToolServers
+from agent.tool_servers import OfferedTool, ServerError, ToolServers
 
 FOLDER = Path(__file__).parent
 PATH = FOLDER / "mcp.lock.json"
@@ -35,14 +35,18 @@ def locked(servers: Iterable[DeclaredServer], outside: ToolServers, keys: Mappin
 
     Raises:
         ConfigurationInvalid: a server does not offer a declared tool, or offers one that can't be taken.
-        ServerError: a server does not answer.
+        ServerError: a server does not answer; the message names it.
     """
     servers = list(servers)
-    offered = {
-        server.name: outside.tools(server.name, server.url, bearer=keys.get(server.name.upper()), timeout_s=PATIENCE_S)
-        for server in servers
-    }
-    return to_text(lock(servers, offered))
+    return to_text(lock(servers, {server.name: _offered(server, outside, keys) for server in servers}))
+
+
+def _offered(server: DeclaredServer, outside: ToolServers, keys: Mapping[str, str]) -> Mapping[str, OfferedTool]:
+    bearer = keys.get(server.name.upper())
+    try:
+        return outside.tools(server.name, server.url, bearer=bearer, timeout_s=PATIENCE_S)
+    except ServerError as wrong:
+        raise type(wrong)(f"{server.name} at {server.url}: {wrong}") from wrong
 
 
 def main(environment: Mapping[str, str]) -> int:

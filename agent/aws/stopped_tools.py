@@ -1,16 +1,21 @@
-"""Stopped tools of servers, in the control table under `STOPPED#<contract's hash>`.
+"""Stopped tools of servers, in the control table under `STOPPED`, an item for each contract's hash.
 
-`agent.testing.tool_servers.MemoryStoppedTools` is its twin. An item has no end: it is about one contract, and what a
-review lets run again is another one.
+All have one partition key, so that operators can list them without a scan. `agent.testing.tool_servers` has the twin.
+An item has no end: it is about one contract, and what a review lets run again is another one.
 """
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from agent.aws.dynamodb import store_errors
 from agent.ports.clock import Clock
+from agent.tool_servers import MAX_STOPPED, StoppedTool
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+
+PARTITION = "STOPPED"
 
 
 class DynamoDbStoppedTools:
@@ -40,6 +45,22 @@ class DynamoDbStoppedTools:
         with store_errors():
             self._client.put_item(TableName=self._table, Item=item)
 
+    def stopped(self) -> list[StoppedTool]:
+        """See `tool_servers.StoppedTools`."""
+        with store_errors():
+            pages = self._client.get_paginator("query").paginate(
+                TableName=self._table,
+                KeyConditionExpression="pk = :pk",
+                ExpressionAttributeValues={":pk": {"S": PARTITION}},
+                ConsistentRead=True,
+                PaginationConfig={"MaxItems": MAX_STOPPED},
+            )
+            rows = [row for page in pages for row in page["Items"]]
+        found = [
+            StoppedTool(row["tool"]["S"], row["sk"]["S"], datetime.fromisoformat(row["since"]["S"])) for row in rows
+        ]
+        return sorted(found, key=lambda tool: tool.since, reverse=True)
+
 
 def _key(contract_sha256: str) -> dict[str, dict[str, str]]:
-    return {"pk": {"S": f"STOPPED#{contract_sha256}"}, "sk": {"S": "TOOL"}}
+    return {"pk": {"S": PARTITION}, "sk": {"S": contract_sha256}}

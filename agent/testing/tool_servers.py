@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from agent.ports.clock import Clock
+from agent.testing.clock import FakeClock
 from agent.tool_servers import (
+    MAX_STOPPED,
     AnswerTooLarge,
     OfferedTool,
     ServerAnswer,
@@ -13,6 +16,7 @@ from agent.tool_servers import (
     ServerRefused,
     ServerRejected,
     ServerUnreachable,
+    StoppedTool,
 )
 
 Answering = Callable[[Mapping[str, JsonValue]], ServerAnswer]
@@ -79,14 +83,19 @@ class MemoryToolServers:
 
 @dataclass
 class MemoryStoppedTools:
-    """`tool_servers.StoppedTools` as a set."""
+    """`tool_servers.StoppedTools` as a dictionary."""
 
-    stopped: set[str] = field(default_factory=set)
+    clock: Clock = field(default_factory=FakeClock)
+    contracts: dict[str, StoppedTool] = field(default_factory=dict)
 
     def is_stopped(self, contract_sha256: str) -> bool:
         """See `tool_servers.StoppedTools`."""
-        return contract_sha256 in self.stopped
+        return contract_sha256 in self.contracts
 
-    def stop(self, contract_sha256: str, *, tool: str) -> None:  # noqa: ARG002 - for people who look at the table
+    def stop(self, contract_sha256: str, *, tool: str) -> None:
         """See `tool_servers.StoppedTools`."""
-        self.stopped.add(contract_sha256)
+        self.contracts[contract_sha256] = StoppedTool(tool, contract_sha256, self.clock.now())
+
+    def stopped(self) -> list[StoppedTool]:
+        """See `tool_servers.StoppedTools`."""
+        return sorted(self.contracts.values(), key=lambda tool: tool.since, reverse=True)[:MAX_STOPPED]

@@ -45,7 +45,7 @@ class OperatorsDoor(Construct):
         )
         self.administer.may_use(state.control, ["BatchGetItem"])
         self.administer.may_use(state.control, ["PutItem"], leading_keys=WRITES)
-        self.administer.may_use(state.control, ["Query"], leading_keys=("AUDIT#*",))
+        self.administer.may_use(state.control, ["Query"], leading_keys=("AUDIT#*", "STOPPED"))
         arn = self.administer.function.function_arn
         self.policy = iam.ManagedPolicy(
             self,

@@ -77,3 +77,18 @@ def test_a_name_that_is_taken_or_none_is_refused_and_changes_nothing(tree: Path,
 def test_an_effect_that_there_is_not_is_refused(tree: Path) -> None:
     assert "harmless" in run(tree, "local.new_tool", "mend_lamp", "harmless", expect=2)
     assert not (tree / "support_desk" / "tools" / "mend_lamp.py").exists()
+
+
+def test_a_file_of_another_shape_is_named_and_nothing_is_written(tree: Path) -> None:
+    policy = tree / "tests" / "unit" / "test_policy.py"
+    shape = policy.read_text()
+    policy.write_text(shape.replace("EXAMPLES: ", "SAMPLES: "))
+    before = {path: path.read_bytes() for path in tree.rglob("*.*") if path.is_file() and path.suffix != ".pyc"}
+    try:
+        told = run(tree, "local.new_tool", "mend_lamp", "read", expect=2)
+    finally:
+        after = {path: path.read_bytes() for path in tree.rglob("*.*") if path.is_file() and path.suffix != ".pyc"}
+        policy.write_text(shape)
+    assert "tests/unit/test_policy.py has not the shape" in told
+    assert "nothing was written" in told
+    assert after == before

@@ -95,18 +95,24 @@ def test_a_taken_port_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert "PORT=" in line
 
 
-@pytest.mark.parametrize("port", ["x", "0", "70000", "-1"])
+@pytest.mark.parametrize("port", ["x", "0", "70000", "-1", "\u00b2", "\uff14\uff15\uff16\uff16"])
 def test_a_port_that_is_none_is_said(tmp_path: Path, port: str) -> None:
     log = tmp_path / "run.log"
     assert start_cloud(tmp_path / "state", log, 0, PORT=port).wait(20) == 2
     assert log.read_text().startswith("error: PORT must be a number")
 
 
+def test_a_model_server_that_is_no_url_is_said(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    assert start_cloud(tmp_path / "state", log, free_port(), MODEL_URL="localhost").wait(20) == 2
+    assert log.read_text().startswith("error: MODEL_URL must be the URL")
+
+
 def test_a_model_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
-    log, port = tmp_path / "run.log", free_port()
-    process = start_cloud(tmp_path / "state", log, port, MODEL_URL=f"http://127.0.0.1:{free_port()}/v1")
+    log, port, url = tmp_path / "run.log", free_port(), f"http://127.0.0.1:{free_port()}/v1"
+    process = start_cloud(tmp_path / "state", log, port, MODEL_URL=url)
     assert process.wait(30) == 1
-    assert "error: " in log.read_text()
+    assert f"error: MODEL_URL: the server at {url} can't be asked" in log.read_text()
     assert not is_listening(port)
 
 

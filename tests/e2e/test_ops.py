@@ -2,11 +2,14 @@
 
 import json
 import re
+import secrets
 import time
 
 from typer.testing import CliRunner
 
+from agent.aws.clock import SystemClock
 from agent.aws.limits import CACHE_S
+from agent.aws.stopped_tools import DynamoDbStoppedTools
 from ops.__main__ import app
 from tests.e2e.running_cloud import RunningCloud
 
@@ -47,3 +50,14 @@ def test_a_job_that_no_slot_was_left_for_waits_until_an_operator_sends_it(cloud:
     assert [kind for kind in ("tool.queued", "run.waiting", "tool.completed", "run.ended") if kind not in shown] == []
     assert QUESTION not in shown
     assert QUESTION in ops(cloud, "runs", "show", TENANT, run_id, "--contents")
+
+
+def test_what_room_3_has_stopped_is_listed(cloud: RunningCloud) -> None:
+    room_3 = cloud.as_role("dynamodb", cloud.output("ToolRoleArn"))
+    contract = secrets.token_hex(32)
+    DynamoDbStoppedTools(room_3, cloud.output("ControlTable"), SystemClock()).stop(
+        contract, tool="parcels__find_parcel"
+    )
+    [row] = [line for line in ops(cloud, "tools", "stopped").splitlines() if contract[:12] in line]
+    assert "parcels__find_parcel" in row
+    assert "not of the release" in row

@@ -29,7 +29,7 @@ TABLE_ACTIONS = (
 CONTROL: dict[str, dict[str, set[str]]] = {
     "run_agent": {"BREAKER#model": {"GetItem", "UpdateItem"}},
     "work_tool_queue": {"BREAKER#model": {"GetItem", "UpdateItem"}},
-    "run_tool": {"STOPPED#contract": {"GetItem", "PutItem"}},
+    "run_tool": {"STOPPED": {"GetItem", "PutItem"}},
     "shim": {
         **{key: {"PutItem"} for key in ("SWITCH#BY#acme", "OWN_LIMIT#acme", "OWN_LIMIT#acme#ann")},
         "AUDIT#T#acme": {"PutItem", "Query"},
@@ -37,6 +37,7 @@ CONTROL: dict[str, dict[str, set[str]]] = {
     "administer": {
         **{key: {"PutItem"} for key in ("SWITCH#PLATFORM", "SWITCH#ON#acme", "LIMIT", "LIMIT#acme")},
         **{key: {"PutItem", "Query"} for key in ("AUDIT#T#acme", "AUDIT#PLATFORM")},
+        "STOPPED": {"Query"},
     },
 }
 """What each door does with which items of the control table, beside reading several by their keys."""

@@ -90,11 +90,11 @@ def test_who_changes_or_lists_what_in_the_control_table_is_pinned_by_its_keys(st
     assert found == {
         ("run_agent", breakers): pinned("BREAKER#*"),
         ("work_tool_queue", breakers): pinned("BREAKER#*"),
-        ("run_tool", frozenset({"GetItem", "PutItem"})): pinned("STOPPED#*"),
+        ("run_tool", frozenset({"GetItem", "PutItem"})): pinned("STOPPED"),
         ("shim", put): pinned("SWITCH#BY#*", "OWN_LIMIT#*", "AUDIT#T#*"),
         ("shim", query): pinned("AUDIT#T#*"),
         ("administer", put): pinned("SWITCH#PLATFORM", "SWITCH#ON#*", "LIMIT", "LIMIT#*", "AUDIT#*"),
-        ("administer", query): pinned("AUDIT#*"),
+        ("administer", query): pinned("AUDIT#*", "STOPPED"),
     }
 
 

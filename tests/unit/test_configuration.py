@@ -45,6 +45,7 @@ def test_each_stage_of_the_desk_can_be_deployed(stage: str) -> None:
         (RELEASE, "[caps]", "[caps", "line"),
         (RELEASE, "[caps]", "[caps]\nmax_turns = 8", "line"),
         (RELEASE, "claude-haiku-4-5", "claude-haiku-4-6", "no price for model .*claude-haiku-4-6"),
+        ("releases/support-desk-1.toml", "max_turns", "max_turn", r"release support-desk-1: caps\.max_turns"),
         ("limits.toml", "[issue_refund]", "[issue_refnd]", r"issue_refnd\.amount_cents\.user_day"),
         ("limits.toml", "[search_policy]", "[stages.prd.search_policy]", r"stages\.prd: .* dev, prod, local"),
         ("limits.toml", "# What calls", "save_draft = 5\n# What calls", "save_draft is no table"),

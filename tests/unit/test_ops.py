@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -16,15 +18,18 @@ from agent.aws.audit import DynamoDbAuditTrail
 from agent.aws.clock import SystemClock
 from agent.aws.controls import DynamoDbControlBook
 from agent.aws.limits import DynamoDbLimitBook
+from agent.aws.stopped_tools import DynamoDbStoppedTools
 from agent.limits import Limits, LimitScope
 from agent.operating import Desk as OperatorsDesk
+from agent.testing.clock import FakeClock
 from agent.testing.tables import create_table
 from lambdas import administer
 from lambdas.settings import AdministerSettings
 from lambdas.telemetry import Telemetry
 from ops.__main__ import app
 from ops.deployment import Deployment
-from stacks.config import PROD
+from stacks.config import PROD, STAGES
+from support_desk.tools import TOOLS
 from tests.contracts.facts import NOW, claim, new_run
 from tests.unit.gateway import Context
 
@@ -86,8 +91,13 @@ class Desk:
         }
         self.limits = DynamoDbLimitBook(dynamodb, "control", LIMITS, clock=SystemClock())
         self.audit = DynamoDbAuditTrail(dynamodb, "control")
+        self.stopped = DynamoDbStoppedTools(dynamodb, "control", FakeClock())
         desk = OperatorsDesk(
-            DynamoDbControlBook(dynamodb, "control", clock=SystemClock()), self.limits, self.audit, SystemClock()
+            DynamoDbControlBook(dynamodb, "control", clock=SystemClock()),
+            self.limits,
+            self.audit,
+            SystemClock(),
+            self.stopped,
         )
         clients = {
             "dynamodb": dynamodb,
@@ -97,8 +107,9 @@ class Desk:
         }
         self.deployment = Deployment(PROD, lambda: outputs, clients.__getitem__, session.get_credentials)
 
-    def __call__(self, *words: str, answer: str | None = None, code: int = 0) -> str:
-        result = CliRunner().invoke(app, list(words), obj=self.deployment, input=answer, env={"COLUMNS": "200"})
+    def __call__(self, *words: str, answer: str | None = None, code: int = 0, columns: int = 200) -> str:
+        environment = {"COLUMNS": str(columns)}
+        result = CliRunner().invoke(app, list(words), obj=self.deployment, input=answer, env=environment)
         assert result.exit_code == code, result.output
         return result.output
 
@@ -161,6 +172,7 @@ def test_what_a_tools_calls_may_use_up_is_set_too(ops: Desk) -> None:
         (["switches", "off", "everything", "--reason", "it is not on"], 1),
         (["dead-letters", "redrive", "--limit", "1001"], 2),
         (["runs", "show", "acme", "run_00000000000000000000000000"], 1),
+        (["audit", "--before", "yesterday"], 1),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(ops: Desk, words: list[str], code: int) -> None:
@@ -227,4 +239,53 @@ def test_a_run_is_shown_without_what_people_wrote_unless_asked_for(ops: Desk) ->
     assert "run.created" in said
     assert "run.claimed" in said
     assert "secret" not in said
+    assert re.search(rf"run\.created +by {header.user_id} \(user\) under {header.release}", said)
     assert "a secret question" in ops("runs", "show", "acme", header.run_id, "--contents")
+
+
+def test_tools_that_changed_at_their_servers_are_listed_with_what_became_of_them(ops: Desk) -> None:
+    assert "0 shown" in ops("tools", "stopped")
+    ops.deployment = replace(ops.deployment, stage=replace(PROD, release=STAGES["local"].release))
+    current, replaced = TOOLS["parcels__track_parcel"].contract.sha256(), "0" * 64
+    for contract in (current, replaced):
+        ops.stopped.stop(contract, tool="parcels__track_parcel")
+    told = ops("tools", "stopped")
+    assert "2 shown" in told
+    for contract, now in ((current, "refused until it is reviewed"), (replaced, "not of the release")):
+        [row] = [line for line in told.splitlines() if contract[:12] in line]
+        assert "parcels__track_parcel" in row
+        assert f"{FakeClock().now():%Y-%m-%d}" in row
+        assert now in row
+
+
+def test_a_refusal_names_what_is_wrong(ops: Desk) -> None:
+    assert "tenant_id: " in ops("switches", "on", "everything", "--tenant", "No Tenant", "--reason", "x", code=1)
+    assert "reason: " in ops("switches", "on", "everything", "--reason", "", code=1)
+    assert "value: user_runs is between" in ops("limits", "set", "user_runs", "10001", code=1)
+    assert "name: there is no such limit" in ops("limits", "set", "sunshine", "1", code=1)
+
+
+@pytest.mark.parametrize("what", ["tool:isue_refund", "release:support-desk-0", "agent:desk", "model:gpt"])
+def test_a_switch_of_a_name_that_nobody_knows_is_put_on_with_a_warning(ops: Desk, what: str) -> None:
+    assert "warning: no " in ops("switches", "on", what, "--reason", "an incident")
+    assert what in ops("switches", "list")
+
+
+@pytest.mark.parametrize("what", ["tool:issue_refund", "release:support-desk-1", "agent:support_desk", "read_only"])
+def test_a_switch_of_what_there_is_needs_no_warning(ops: Desk, what: str) -> None:
+    assert "warning" not in ops("switches", "on", what, "--reason", "an incident")
+
+
+def test_a_table_is_whole_on_a_narrow_terminal(ops: Desk) -> None:
+    reason = "it pays twice, " * 10
+    ops("switches", "on", "tool:issue_refund", "--reason", reason)
+    [row] = [line for line in ops("switches", "list", columns=40).splitlines() if "issue_refund" in line]
+    assert OLGA in row
+    assert reason.strip() in row
+
+
+def test_who_has_no_credentials_is_told_so(ops: Desk) -> None:
+    ops.deployment = replace(ops.deployment, credentials=lambda: None)
+    assert "error: keepgate-prod-administer can't be invoked: Unable to locate credentials" in ops(
+        "limits", "show", code=1
+    )

@@ -209,6 +209,9 @@ def test_the_command_writes_what_servers_say_and_names_the_hashes(
     memory.tools.clear()
     assert lock_mcp.main({}) == 1
     assert "does not offer track_parcel" in capsys.readouterr().err
+    servers.servers.clear()
+    assert lock_mcp.main({}) == 1
+    assert "error: parcels at https://parcels.example/mcp: nobody is there" in capsys.readouterr().err
 
 
 TOOL_SCHEMA = {

@@ -198,5 +198,5 @@ def test_the_wired_room_asks_a_server_outside_with_the_tenants_key_until_the_ser
     assert answer(f"{RUN[:-1]}3")[1]["error"] == "tool_changed"
     assert told == [tool.contract.name] * 2
     assert len(carrier.calls) == asked
-    key = {"pk": {"S": f"STOPPED#{tool.contract.sha256()}"}, "sk": {"S": "TOOL"}}
+    key = {"pk": {"S": "STOPPED"}, "sk": {"S": tool.contract.sha256()}}
     assert aws.get_item(TableName=SETTINGS.control_table, Key=key)["Item"]["tool"]["S"] == tool.contract.name
