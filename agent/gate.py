@@ -269,8 +269,6 @@ def _permitted(ruling: PolicyDecision) -> None:
 
 def _frozen(tool: Tool[Any], use: ToolUse) -> tuple[dict[str, JsonValue], BaseModel]:
     """Return the validated arguments with defaults filled in, as JSON and as their type."""
-    if use.arguments is None:
-        raise _Denied("invalid_arguments", "The arguments are not a JSON object.")
     if max(_depths(use.arguments)) > MAX_ARGUMENT_DEPTH:
         raise _Denied("invalid_arguments", f"The arguments nest deeper than {MAX_ARGUMENT_DEPTH} levels.")
     raw = canonical_json(use.arguments)

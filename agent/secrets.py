@@ -57,9 +57,9 @@ class Mask:
 
     def add(self, secret: str) -> None:
         """Mask this one from now on."""
-        encoded = base64.b64encode(secret.encode()).decode()
+        encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
         self._forms |= {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-        self._forms |= {quote(secret, safe=""), encoded, encoded.rstrip("=")}
+        self._forms |= {quote(secret, safe=""), encoded}
 
     def text(self, text: str) -> str:
         """Return a text without them."""

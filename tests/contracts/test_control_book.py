@@ -149,6 +149,20 @@ def test_a_switch_without_an_end_in_sight_is_refused(desk: Desk, for_: timedelta
     assert (desk.holds(), desk.told("acme")) == (Controls(), [])
 
 
+def test_a_switch_may_last_as_long_as_any_may(desk: Desk) -> None:
+    desk.on(EVERYTHING, for_=MAX_DURATION)
+    assert desk.holds().stops_run
+
+
+def test_only_the_switch_that_is_named_is_taken_off_or_told_as_what_was_before(desk: Desk) -> None:
+    desk.on(PAY)
+    with pytest.raises(NotFound):
+        desk.off(MODEL)
+    assert desk.holds().tool_off("pay")
+    desk.on(MODEL)
+    assert desk.told("acme")[0].before is None
+
+
 def test_a_board_takes_so_many_switches_and_what_has_expired_makes_room(desk: Desk) -> None:
     for number in range(MAX_SWITCHES):
         desk.on(Target(kind="user", name=f"u{number}"))

@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from agent.allowances import unused
 from agent.contracts import Effect, canonical_json
 from agent.errors import ConfigurationInvalid, StoreUnavailable, ToolLost, ToolUnreached
 from agent.events import ToolCompleted, Verdict
+from agent.held_run import read_state
 from agent.limits import Allowance, LimitScope, read_allowances
 from agent.testing.allowances import MemoryAllowances
+from agent.testing.decided_run import CALL, DecidedRun
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
 from agent.tools import Arguments, tool
@@ -401,3 +404,20 @@ def test_a_file_of_limits_that_says_anything_else_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigurationInvalid, match=r"limits\.toml"):
         read_allowances(path, "dev")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "uses", "given_back"),
+    [(1, {"calls.user_day": 1}, [CALL]), (2, {"calls.user_day": 1}, []), (1, {}, [])],
+)
+def test_what_a_call_took_flows_back_only_where_its_first_start_is_known_to_have_done_nothing(
+    attempts, uses, given_back
+):
+    run = DecidedRun(TOOLS["issue_refund"])
+    run.decide({}, uses=uses)
+    for attempt in range(1, attempts + 1):
+        run.start(attempt=attempt)
+    run.append(
+        ToolCompleted(call_id=CALL, tool="issue_refund", outcome="error", content="{}", duration_ms=0, did_not_run=True)
+    )
+    assert unused(read_state(run.log, "acme", run.run_id)) == given_back

@@ -116,6 +116,11 @@ def test_an_approval_ends_early_enough_for_the_model_to_tell_the_user():
     assert header.deadline_at - header.approvals[0].expires_at == timedelta(seconds=60)
 
 
+def test_an_approval_ends_after_the_releases_longest_wait_though_the_run_has_more_time():
+    cloud, run = parked(caps={"max_duration_s": 7200, "max_approval_wait_s": 600})
+    assert cloud.state(run).header.approvals[0].expires_at - cloud.clock.now() == timedelta(seconds=600)
+
+
 def test_a_run_parked_for_a_day_costs_no_invocation_and_resumes():
     cloud, run = parked(caps={"max_duration_s": 90_000, "max_approval_wait_s": 88_000})
     before = cloud.invocations
@@ -356,6 +361,17 @@ def test_the_policy_is_asked_about_the_requester_as_they_are_now():
     cloud.directory.put(ANN.model_copy(update={"roles": frozenset({Role.USER, Role.OPERATOR})}))
     cloud.run_until_idle()
     assert code_of(only_result(cloud, run)) == "approval_void"
+
+
+def test_an_approval_by_who_asked_is_void_even_past_the_door():
+    cloud, run = parked()
+    cloud.directory.put(ANN.model_copy(update={"roles": frozenset(Role)}))
+    asked = cloud.state(run).header.approvals[0]
+    forged = ApprovalDecided(approval_id=asked.approval_id, call_id=asked.call_id, by="ann", decision="approve")
+    cloud.log.append(cloud.state(run).header, [forged], at=cloud.clock.now(), outside=True)
+    cloud.run_until_idle()
+    assert code_of(only_result(cloud, run)) == "approval_void"
+    assert cloud.effects == Counter()
 
 
 def test_of_two_decisions_in_a_log_the_first_stands():

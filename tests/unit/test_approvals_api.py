@@ -106,6 +106,18 @@ def test_a_tool_that_was_deployed_anew_lends_its_words_to_no_older_call(api: Api
     assert [argument["title"] for argument in shown["arguments"]] == ["item", "count"]
 
 
+def test_a_tool_that_is_gone_leaves_its_call_to_be_seen_without_its_words(api: Api) -> None:
+    api.cloud.tools = {}
+    [shown] = api("GET", "/approvals").body["approvals"]
+    assert (shown["tool"], shown["tool_description"]) == ("pay", None)
+
+
+def test_what_a_run_waits_for_that_is_to_be_cancelled_is_not_shown(api: Api) -> None:
+    assert len(api("GET", "/approvals").body["approvals"]) == 1
+    api.cloud.cancel(api.run, user_id=ANNA)
+    assert api("GET", "/approvals").body["approvals"] == []
+
+
 def test_a_page_names_the_next(api: Api) -> None:
     other = api.cloud.ask(QUESTION, user_id=ANNA)
     api.cloud.deliver()

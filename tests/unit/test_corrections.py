@@ -87,6 +87,11 @@ def test_wrong_arguments_are_named_with_what_they_should_be(arguments, words):
         assert word in message
 
 
+def test_a_model_is_not_told_all_arguments_where_it_got_one_wrong_that_there_is():
+    message = told("issue_refund", {"order_id": "one", "amount_cents": 5, "reason": "late"})
+    assert "there are:" not in message
+
+
 def test_what_the_model_is_told_has_a_bound_whatever_it_made_up():
     message = told("issue_refund", {"x" * 5000: 1, "y" * 5000: 1})
     assert len(message) < 1100

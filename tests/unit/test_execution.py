@@ -115,6 +115,24 @@ def test_a_call_that_was_not_allowed_is_refused_even_when_started(verdict: Verdi
     assert why in refused(desk)
 
 
+def test_a_call_of_a_log_whose_principal_is_of_another_tenant_is_refused() -> None:
+    desk = Desk()
+    desk.ask()
+    desk.start()
+    desk.room = replace(desk.room, log=Misfiled(desk.room.log))
+    assert refused(desk, tenant_id="globex") == "there is no such run"
+
+
+class Misfiled:
+    """A log that gives one tenant's events out under every tenant's key."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def events(self, _tenant_id: str, run_id: str, **page: Any) -> Any:
+        return self._log.events("acme", run_id, **page)
+
+
 def test_a_call_that_was_not_started_is_refused() -> None:
     desk = Desk()
     desk.ask()

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from pydantic import JsonValue, create_model
 
 from agent.contracts import Effect, sha256_of
 from agent.controls import Controls
@@ -121,7 +122,22 @@ def test_arguments_that_do_not_fit_are_refused_before_the_policy_sees_them(argum
 
 
 def test_arguments_that_are_no_json_object_are_refused():
-    assert code(ToolUse(call_id="call_1_0", tool="look", arguments=None)) == "invalid_arguments"
+    (decision,) = gate().decide([ToolUse(call_id="call_1_0", tool="look", arguments=None)])
+    assert decision.code == "invalid_arguments"
+    assert decision.message.startswith("arguments: Input should be an object.")
+
+
+def test_arguments_as_deep_and_as_long_as_may_be_pass_and_no_more():
+    anything = create_model("Anything", item=(JsonValue, ...))
+    look = replace(TOOLS["look"], arguments=anything)
+    longest = "x" * (MAX_ARGUMENT_BYTES - len('{"item":""}'))
+    deepest: list[object] = []
+    for _ in range(MAX_ARGUMENT_DEPTH - 2):
+        deepest = [deepest]
+    around = {"tools": {"look": look}}
+    for most, more in ((longest, longest + "x"), (deepest, [deepest])):
+        assert code(use(arguments={"item": most}), **around) == "allowed"
+        assert code(use(arguments={"item": more}), **around) == "invalid_arguments"
 
 
 def test_nesting_is_bounded_without_recursion():

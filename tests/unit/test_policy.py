@@ -193,6 +193,21 @@ def test_cedars_escapes_are_refused_even_where_the_schema_asks_for_an_entity() -
     assert ask(policy, {"note": {"__entity": {"type": "User", "id": "u-1"}}}).verdict == "deny"
 
 
+def test_cedars_escapes_are_refused_within_lists_and_objects_too() -> None:
+    schema = SCHEMA.replace("note?: String", "note?: Set<User>, more?: { who: User }")
+    policy = CedarPolicy(PERMIT_ALL, schema)
+    somebody = {"__entity": {"type": "User", "id": "u-1"}}
+    assert ask(policy, {"note": []}).verdict == "allow"
+    assert ask(policy, {"note": [somebody]}).verdict == "deny"
+    assert ask(policy, {"more": {"who": somebody}}).verdict == "deny"
+
+
+def test_a_fact_that_is_not_known_is_one_that_the_resource_does_not_have() -> None:
+    policy = CedarPolicy(PERMIT_ALL, SCHEMA.replace("tenant: String }", "tenant: String, total?: Long }"))
+    query = PolicyQuery(principal(Role.USER), "pay", {}, "Order::1001", facts={"total": None})
+    assert policy.decide(query).verdict == "allow"
+
+
 @pytest.mark.parametrize("resource", ["Order", "", "User::u-1", "Nothing::1", "order::1"])
 def test_a_resource_of_the_wrong_kind_is_denied(resource: str) -> None:
     assert ask(CedarPolicy(PERMIT_ALL, SCHEMA), {}, resource=resource).verdict == "deny"

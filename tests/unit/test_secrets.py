@@ -131,6 +131,38 @@ def test_whatever_a_secret_is_made_of_it_is_not_left_in_json(secret: str) -> Non
     assert json.loads(masked)["text"] == f"1{MASK}2"
 
 
+@pytest.mark.parametrize("secrets", [("sesame-1", "sesame-1-and-more"), ("sesame-1-and-more", "sesame-1")])
+def test_a_secret_that_begins_with_another_leaves_nothing_behind(secrets: tuple[str, str]) -> None:
+    mask = Mask()
+    for secret in secrets:
+        mask.add(secret)
+    assert mask.text("<sesame-1-and-more>") == f"<{MASK}>"
+    assert mask.content(b"<sesame-1-and-more>") == f"<{MASK}>".encode()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        'sésame"?1',
+        'sésame\\"?1',
+        's\\u00e9same\\"?1',
+        "s%C3%A9same%22%3F1",
+        "c8Opc2FtZSI/MQ",
+    ],
+)
+def test_a_secret_is_masked_in_every_form_it_is_often_repeated_in(form: str) -> None:
+    mask = Mask()
+    mask.add('sésame"?1')
+    assert mask.text(f"<{form}>") == f"<{MASK}>"
+    assert mask.content(f"<{form}>".encode()) == f"<{MASK}>".encode()
+
+
+def test_in_a_list_nothing_but_the_secret_is_masked() -> None:
+    mask = Mask()
+    mask.add("sesame-sesame")
+    assert json.loads(mask.json('{"found":["a","sesame-sesame",["b"]]}')) == {"found": ["a", MASK, ["b"]]}
+
+
 @pytest.mark.parametrize("secret", ['{"text":"', '"text": 1', "12345678", 'text":"x', 'x","y":"'])
 def test_a_result_stays_json_whatever_a_secret_looks_like(secret: str) -> None:
     mask = Mask()

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -199,12 +200,16 @@ def test_sts_itself_takes_what_is_asked_of_it() -> None:
 
 
 def test_after_the_drop_the_sdk_finds_no_credentials_and_built_clients_keep_theirs(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    profile = tmp_path / "profile"
+    profile.write_text("[default]\naws_access_key_id = other\naws_secret_access_key = secret\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
         "AWS_ACCESS_KEY_ID": "own",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/",
+        "AWS_SHARED_CREDENTIALS_FILE": str(profile),
+        "AWS_CONFIG_FILE": str(profile),
     }
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
