@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import sys
 from importlib import import_module
 
 from aws_cdk import App
 
-from agent.contract_lock import require_locked
+from agent.configuration import require_deployable
+from agent.errors import ConfigurationInvalid
 from stacks.application import FLAGS, build
 from stacks.bundling import source_only, with_packages
 from stacks.config import STAGES
@@ -22,10 +24,14 @@ def main() -> None:
     app = App(outdir=os.environ.get("CDK_OUTDIR", f"cdk.out.{stage.name}"), context=FLAGS)
     stage = stage.overridden(app.node.get_all_context())
     # Rights are generated from the lock: it must be what the code says, and reviewed as such.
-    require_locked(import_module(f"{stage.agent}.tools").TOOLS, ROOT / stage.agent, stage.name)
+    tools = import_module(f"{stage.agent}.tools").TOOLS
+    require_deployable(ROOT / stage.agent, tools, release=stage.release, stage=stage.name, stages=STAGES)
     build(app, stage, source_only() if stage.emulated else with_packages())
     app.synth()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigurationInvalid as wrong:
+        sys.exit(f"error: {wrong}")

@@ -25,6 +25,10 @@ REJECTED = "A person decided against it, so it did not run. Don't ask for it aga
 VOID = "It was approved, but what the approval rested on has changed since, so it did not run. Tell the user."
 
 
+NOT_KNOWN = frozenset({FactsUnavailable.code, "controls_unavailable", "limits_unavailable"})
+"""What the gate says of a call that it could not judge at the moment."""
+
+
 def request(run: HeldRun, decision: Decision) -> ApprovalRequested:
     """Return the event that puts a call before the tenant's approvers."""
     return ApprovalRequested(
@@ -80,14 +84,12 @@ def _still_holds(run: HeldRun, requested: ApprovalRequested, decision: Decision,
         return False
     if approver is None or Role.APPROVER not in approver.roles or approver_id == asked_by.user_id:
         return False
-    run.require_switched_on()  # or else the gate would call what it can't read a no, and void the approval
-    if decision.uses:
-        run.runtime.limits.of(requester.tenant_id, requester.user_id)  # not known is no reason to void the approval
+    run.require_switched_on()
     gate = Gate.of(run, requester, calls_before=0)  # the call was counted when it was asked for
     use = ToolUse(call_id=decision.call_id, tool=decision.tool, arguments=decision.arguments)
     [today] = gate.decide([use])
-    if today.code == FactsUnavailable.code:
-        raise StoreUnavailable("what the call acts on can't be looked at; the approval waits")
+    if today.code in NOT_KNOWN:
+        raise StoreUnavailable(f"{today.code}: not known is no no; the approval waits")
     return (
         today.verdict is not Verdict.DENY
         and run.release.sha256 == requested.release_sha256

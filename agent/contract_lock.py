@@ -87,6 +87,8 @@ def require_locked(tools: Mapping[str, Tool[Any]], folder: Path, stage: str) -> 
     names = [f"{name}.{allowance}" for name, tool in tools.items() for allowance in tool.contract.allowances]
     if missing := [name for name in names if name not in numbers]:
         raise ConfigurationInvalid(f"limits.toml: no number for {', '.join(missing)}")
+    if unknown := [name for name in numbers if name not in names]:
+        raise ConfigurationInvalid(f"limits.toml: in no tool's contract: {', '.join(unknown)}")
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

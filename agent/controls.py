@@ -22,6 +22,9 @@ Kind = Literal["everything", "new_runs", "user", "agent", "release", "tool", "mo
 `force_review` and `read_only` are modes: switched *on*, they make every decision of policy stricter.
 """
 
+KeptBack = Literal["switched_off", "review"]
+"""Why a call that was allowed does not begin: operators have stopped it, or want a person to see it first."""
+
 NAMED: frozenset[Kind] = frozenset({"user", "agent", "release", "tool", "model"})
 
 MAX_DURATION = timedelta(days=30)
@@ -143,9 +146,11 @@ class Controls:
         """Return the switch that keeps calls of a tool from starting."""
         return self.tools_off.get(name)
 
-    def keeps_back(self, tool: str, *, has_effect: bool) -> bool:
-        """Tell whether a call may not begin any more that was allowed before."""
-        return bool(self.stops_run or self.tool_off(tool) or (self.read_only and has_effect))
+    def keeps_back(self, tool: str, *, has_effect: bool, is_reviewed: bool) -> KeptBack | None:
+        """Tell why a call may not begin any more that was decided before; `is_reviewed` where a person let it run."""
+        if self.stops_run or self.tool_off(tool) or (self.read_only and has_effect):
+            return "switched_off"
+        return "review" if self.force_review and has_effect and not is_reviewed else None
 
     def model_off(self, model_id: str) -> Switch | None:
         """Return the switch that keeps a model from being called."""

@@ -14,6 +14,8 @@ _TAGS = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f
 """Not behind a black flag, where they name a region."""
 _OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _JOINERS = "\u200c\u200d\ufe0e\ufe0f\u200e\u200f"
+_JOINERS_IN_A_ROW = 2
+"""The most that an emoji needs: a selector, and what joins it to the next. Longer rows carry something else."""
 _WORDS = re.compile(r"[^\W\d_]{2,60}")
 _LATIN, _LOOKALIKES = re.compile("[A-Za-z]"), re.compile("[\u0370-\u03ff\u0400-\u052f\u0531-\u058f\u13a0-\u13ff]")
 """Greek, Cyrillic, Armenian, Cherokee: alphabets with letters that look like Latin ones."""
@@ -37,11 +39,14 @@ def find(text: str, *, max_invisible: int, max_base64: int) -> Iterator[str]:
 
 
 def _invisible(text: str) -> int:
-    count, before = 0, ""
+    count, joiners, before = 0, 0, ""
     for character in text:
-        if is_unseen(character) and not (character in _JOINERS and _may_join(before)):
+        if not is_unseen(character):
+            joiners, before = 0, character
+        elif character in _JOINERS and _may_join(before) and joiners < _JOINERS_IN_A_ROW:
+            joiners += 1
+        else:
             count += 1
-        before = character
     return count
 
 

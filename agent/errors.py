@@ -5,7 +5,8 @@
 under a writer, who reloads and decides again.
 """
 
-from typing import ClassVar
+import traceback
+from typing import Any, ClassVar
 
 
 class KeepgateError(Exception):
@@ -273,3 +274,17 @@ class ToolLost(KeepgateError):
     """The function that ran a tool died or timed out: what the tool did is not known."""
 
     code = "tool_lost"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return what may be logged of an error: classes, the stable code, places; never its message."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 5:
+        chain.append(cause)
+    frames = traceback.extract_tb(error.__traceback__)
+    return {
+        "error": type(error).__name__,
+        "code": error.code if isinstance(error, KeepgateError) else None,
+        "causes": [type(cause).__name__ for cause in chain[1:]],
+        "places": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
+    }

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from agent import rows, tracing
 from agent.answer import mended
 from agent.contracts import canonical_json
 from agent.decided_call import DecidedCall, ToolRoom, require_decided
-from agent.errors import KeepgateError, StoreUnavailable, ToolLost
+from agent.errors import KeepgateError, StoreUnavailable, ToolLost, describe
 from agent.events import MAX_PROGRESS_CHARACTERS, MAX_PROGRESS_NOTES
 from agent.identity import CallId, RunId, TenantId, idempotency_key
 from agent.pinned_call import PinnedServer
@@ -86,12 +85,8 @@ def _outcome(room: ToolRoom, call: DecidedCall, run_id: str) -> tuple[Any, str, 
     except ToolLost:
         raise
     except Exception as error:
-        # Where and what class, never the message: it may quote the tenant's data.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error(  # noqa: TRY400 - the traceback that `exception` adds ends in the message
-            "a tool failed",
-            extra={"tool": contract.name, "error": type(error).__name__, "at": f"{frame.filename}:{frame.lineno}"},
-        )
+        # Not `exception`: its traceback ends in the message, which may quote the tenant's data.
+        logger.error("a tool failed", extra={"tool": contract.name, **describe(error)})  # noqa: TRY400
         if contract.mode == "once":
             raise ToolLost("a tool that must not run twice broke off") from error
         if isinstance(error, StoreUnavailable):
@@ -184,7 +179,8 @@ class _Written:
         self._room -= len(content)
         if self._room < 0:
             raise ToolFailed("file_too_large", "The file would be too large. Ask for less.")
-        key = self._files.write(name, self._mask.content(content), content_type=content_type)
+        # A name with a mask in it is none, so the tool has failed.
+        key = self._files.write(self._mask.text(name), self._mask.content(content), content_type=content_type)
         self.keys.append(key)
         return key
 

@@ -6,13 +6,12 @@ decision. A resource that is not there is an answer (None); one that can't be re
 """
 
 import logging
-import traceback
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.contracts import TOOL_NAME
 from agent.decided_call import ToolRoom
-from agent.errors import FactsUnavailable, StoreUnavailable
+from agent.errors import FactsUnavailable, StoreUnavailable, describe
 from agent.identity import RunId, TenantId
 from agent.tools import Facts
 
@@ -45,12 +44,8 @@ def find_facts(room: ToolRoom, query: FactsQuery) -> Facts | None:
     except FactsUnavailable:
         raise
     except Exception as error:
-        # Where and what class, never the message: it may quote the tenant's data.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error(  # noqa: TRY400 - the traceback that `exception` adds ends in the message
-            "facts could not be read",
-            extra={"tool": query.tool, "error": type(error).__name__, "at": f"{frame.filename}:{frame.lineno}"},
-        )
+        # Not `exception`: its traceback ends in the message, which may quote the tenant's data.
+        logger.error("facts could not be read", extra={"tool": query.tool, **describe(error)})  # noqa: TRY400
         raise FactsUnavailable("the facts could not be read") from error
 
 

@@ -8,6 +8,7 @@ Known limit: letters of other scripts that look alike stay what they are: a Cyri
 """
 
 import unicodedata
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,13 +18,19 @@ _JOINED_DOTS = "\u3002\uff0e\uff61\u2024"
 
 
 def is_unseen(character: str) -> bool:
-    """Tell whether a character shows nothing: format characters, variation selectors, fillers, control characters."""
+    """Tell whether a character shows nothing: format characters, variation selectors, fillers, control characters.
+
+    Source: Unicode's property Default_Ignorable_Code_Point, which holds what is not assigned yet, too; and the blank
+    of Braille.
+    """
     point = ord(character)
     return (
         (unicodedata.category(character) in {"Cf", "Cc"} and character not in "\n\r\t")
         or 0xFE00 <= point <= 0xFE0F
-        or 0xE0100 <= point <= 0xE01EF
-        or character in "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+        or 0x180B <= point <= 0x180F
+        or 0xFFF0 <= point <= 0xFFF8
+        or 0xE0000 <= point <= 0xE0FFF
+        or character in "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
     )
 
 
@@ -80,6 +87,16 @@ class Folded:
         if place >= len(self.text):
             return self.length
         return place if self._origins is None else self._origins[place]
+
+    def place(self, origin: int) -> int:
+        """Return where in the folded text the first character stands that came from there or later."""
+        return min(origin, len(self.text)) if self._origins is None else bisect_left(self._origins, origin)
+
+    def since(self, place: int) -> "Folded":
+        """Return the rest of it, from a folded character on."""
+        begin = self.origin(place)
+        origins = self._origins and [origin - begin for origin in self._origins[place:]]
+        return Folded(self.text[place:], self.raw[begin:], origins)
 
 
 def fold(text: str) -> Folded:

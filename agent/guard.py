@@ -50,7 +50,7 @@ class Guard(BaseModel):
     text: str = Field(default="", max_length=1000)
     """What the user gets instead, for `fall_back`."""
     tools: tuple[str, ...] = ()
-    """Whose output is looked at; all tools' that their contracts don't trust where none is named."""
+    """Whose output is looked at; every result that is not trusted where none is named, errors among them."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

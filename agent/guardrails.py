@@ -11,12 +11,12 @@ event of the log: the guard, the kinds, the response, never the text. A guard th
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from agent.contracts import Contract
 from agent.endings import EndReason
 from agent.errors import ConfigurationInvalid, RunFailed
 from agent.events import Decision, GuardFired, ToolCompleted, Verdict
@@ -44,6 +44,9 @@ BROKEN = "guard_failed"
 HELD_BACK = "The call ran. Its result is held back by a rule of this agent, for what is in it. Don't ask for it again."
 
 
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
+
+
 def at(release: Release, place: Place) -> tuple[Guard, ...]:
     """Return the guards of a place."""
     return tuple(guard for guard in release.guards if guard.at == place)
@@ -66,14 +69,13 @@ def require_input(run: HeldRun) -> None:
         raise RunFailed(EndReason.INPUT_BLOCKED, f"guards: {[event.guard for event in fired]}")
 
 
-def guarded(
-    release: Release, contract: Contract, result: ToolCompleted, *, tenant_id: str, turn: int
-) -> list[Settling]:
+def guarded(release: Release, result: ToolCompleted, *, tenant_id: str, turn: int) -> list[Settling]:
     """Return a call's result as the log takes it, an error where a guard blocks it, and what fired."""
     guards = [
         guard
         for guard in at(release, "tool_output")
-        if (result.tool in guard.tools if guard.tools else not contract.trusted)
+        # Not whether the contract is trusted: the sentence of a trusted tool's error is not.
+        if (result.tool in guard.tools if guard.tools else not result.trusted)
     ]
     if not guards:
         return [result]
@@ -84,9 +86,7 @@ def guarded(
     return [_held_back(result) if _blocks(fired) else result, *fired]
 
 
-def guarded_in(
-    state: RunState, releases: Callable[[str], Release], contract: Contract, result: Result
-) -> Sequence[Settling]:
+def guarded_in(state: RunState, releases: Callable[[str], Release], result: Result) -> Sequence[Settling]:
     """Do the same for a call of a run's newest turn. Without its release no guard can be asked, so nothing passes."""
     if not isinstance(result, ToolCompleted) or result.did_not_run:
         return [result]  # the platform's own words
@@ -95,7 +95,7 @@ def guarded_in(
         release = releases(header.release)
     except ConfigurationInvalid:
         return [_held_back(result)]
-    return guarded(release, contract, result, tenant_id=header.tenant_id, turn=turn.number if turn else 0)
+    return guarded(release, result, tenant_id=header.tenant_id, turn=turn.number if turn else 0)
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,9 @@ def _texts(value: JsonValue) -> Iterator[str]:
         case dict():
             for key, inner in value.items():
                 yield key
+                if key == "head" and isinstance(inner, str) and value.get("truncated") is True:
+                    # The beginning of a JSON text: another level of escapes, which would stand between words.
+                    inner = _ESCAPE.sub(lambda found: str(json.loads(f'"{found[0]}"')), inner)
                 yield from _texts(inner)
         case list():
             for inner in value:

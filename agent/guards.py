@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from agent import detectors, encoding_tricks
-from agent.detectors import Kind, Reach
+from agent.addresses import REACH, Respelt, runs_on
+from agent.detectors import Kind, Reach, Span
 from agent.folding import Folded
 from agent.guard import About, Found, Guard, ended
 from agent.word_checks import Injection, Phrases, Scope
@@ -63,10 +64,14 @@ class Encoding(Guard):
             yield kind, 0, len(text.text)
 
 
-_HTTP = re.compile(r"(?i)(https?):([/\\]{0,4})([^\s/\\?#\"'<>()\[\]{}|^`]{1,261})")
-_BARE = re.compile(
-    r"(?i)(?:(?<![:\w/\\])[/\\]{2}|(?<![\w./\\@-])(?=www\.))([a-z0-9_%@-]{1,63}(?:\.[a-z0-9_%@:-]{0,40}){1,5})"
-)
+_AUTHORITY = r"([^\s/\\?#\"'<>()\[\]{}|^`]{0,261})"
+_HTTP = re.compile(rf"(?i)(https?):([/\\]{{0,4}}){_AUTHORITY}")
+_BARE = re.compile(rf"(?i)(?:(?<![\w/\\])(?<!\w:)[/\\]{{2,200}}|(?<![\w./\\@-])(?=www\.)){_AUTHORITY}")
+_HOST = re.compile(r"[.@%]|^[0-9]|[^\x00-\x7f]")
+"""What a host has in it, and the first word of a comment behind two slashes has not."""
+_SLASHES = re.compile(r"(?i)https?:[/\\]{5}|[/\\]{201}")
+"""Browsers take any number of them."""
+_SPELT_SLASHES = re.compile(r"[/\\]{9}")
 _SCHEMES = re.compile(
     r"(?i)(?<![a-z0-9])(?!https?:)(?:[a-z][a-z0-9+.-]{1,20}:[/\\]{2}|(?:javascript|vbscript|blob|mailto|tel|sms):(?=\S)"
     r"|data:[a-z]{1,20}/|file:[/\\])"
@@ -91,22 +96,40 @@ class Links(Guard):
     @property
     def reach(self) -> Reach:
         """See `Guard`."""
-        return Reach(0, 320)
+        return Reach(0, REACH)
 
     def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
         """See `Guard`."""
-        length = len(text.text)
-        spans = [("link", f.span()) for f in _HTTP.finditer(text.text) if not self._allows(f[1], f[2], f[3])]
-        spans += [("link", f.span()) for f in _BARE.finditer(text.text) if not self._allows("https", "//", f[1])]
-        yield from ended(iter(spans), length, is_whole=is_whole)
-        patterns = [("link", _SCHEMES), ("html", _HTML), *([] if self.images else [("image", _IMAGE)])]
-        for kind, pattern in patterns:
+        spans = (("link", span) for span in self._addresses(text))
+        yield from ended(spans, len(text.text), is_whole=is_whole)
+        patterns = [("link", _SLASHES), ("link", _SCHEMES), ("html", _HTML)]
+        for kind, pattern in [*patterns, *([] if self.images else [("image", _IMAGE)])]:
             yield from ((kind, *found.span()) for found in pattern.finditer(text.text))
+        if "&" in text.text or "\\" in text.text:
+            # However it goes on: whoever means an allowed host has no reason to spell it so.
+            respelt = Respelt.of(text)
+            spelt = [found.span() for p in (_SPELT_SLASHES, _SCHEMES) for found in p.finditer(respelt.text.text)]
+            yield from (
+                ("link", *respelt.span(*span))
+                for span in [*spelt, *self._addresses(respelt.text, are_spelt=True)]
+                if respelt.has_spelt(*span)
+            )
 
-    def _allows(self, scheme: str, slashes: str, authority: str) -> bool:
+    def _addresses(self, text: Folded, *, are_spelt: bool = False) -> Iterator[Span]:
+        """Yield where addresses stand that are not allowed; of those that are spelt otherwise, all."""
+        for found in _HTTP.finditer(text.text):
+            is_one = bool(found[3]) or (bool(found[2]) and runs_on(text, found.start(), found.end()))
+            if is_one and (are_spelt or not self._allows(found[1], found[2], found[3], text, found.span())):
+                yield found.span()
+        for found in _BARE.finditer(text.text):
+            is_one = bool(_HOST.search(found[1])) or runs_on(text, found.start(), found.end())
+            if is_one and (are_spelt or not self._allows("https", "//", found[1], text, found.span())):
+                yield found.span()
+
+    def _allows(self, scheme: str, slashes: str, authority: str, text: Folded, span: Span) -> bool:
         host = authority.lower().rstrip(".,;:!*_~'\"")
         known = any(host == h or (h.startswith(".") and host.endswith(h)) for h in self.hosts)
-        return known and scheme.lower() == "https" and slashes == "//"
+        return known and scheme.lower() == "https" and slashes == "//" and not runs_on(text, *span)
 
 
 class Pii(Guard):
@@ -155,9 +178,9 @@ def _detected(text: Folded, kinds: frozenset[Kind], *, is_whole: bool) -> Iterat
 
 
 _INTERNAL = re.compile(
-    r"(?<![A-Za-z0-9])(?:run_[0-9A-HJKMNP-TV-Z]{26}|apr_[0-9A-HJKMNP-TV-Z]{26}_|(?<!-)call_[0-9]{1,4}_[0-9]{1,3}(?![0-9])"
+    r"(?i)(?<![a-z0-9])(?:run_[0-9A-HJKMNP-TV-Z]{26}|(?:apr|res)_[0-9A-HJKMNP-TV-Z]{26}_|(?<!-)call_[0-9]{1,4}_[0-9]{1,3}(?![0-9])"
     r"|msg_[0-9]{1,4}_[0-9]{1,3}(?![0-9])|arn:aws[a-z-]{0,10}:|T#[a-z0-9-]{1,40}#|KEEPGATE_[A-Z]{2}"
-    r"|(?:RELEASE|SWITCH|LIMIT|BREAKER)#)|\.amazonaws\.com(?![a-z])"
+    r"|(?:RELEASE|SWITCH|LIMIT|BREAKER|AUDIT|STOPPED)#|B#(?:user|tenant|platform)#)|\.amazonaws\.com(?![a-z])"
 )
 
 

@@ -23,7 +23,7 @@ LOOK_EVERY = 48
 CONTEXT = 4
 """Characters before a place that a check may look back at."""
 
-_BLANK = re.compile(r"\s")
+_BLANK = re.compile(r"[ \t\n\r]")
 
 
 @dataclass
@@ -74,7 +74,7 @@ class HoldBack:
 
     def _finds(self) -> bool:
         start = max(0, self._decided - CONTEXT)
-        rest = Folded(text=self._text.text[start:])
+        rest = self._text.since(start)
         return any(
             begin >= self._decided - start
             for guard in self.guards
@@ -87,7 +87,8 @@ class HoldBack:
         word = max(guard.reach.word for guard in self.guards)
         edge = len(known)
         for place in range(len(known) - 1, max(-1, len(known) - 1 - word), -1):
-            if _BLANK.match(known[place]):
+            # A blank that no browser takes for one (a no-break space) does not end an address.
+            if _BLANK.match(self._text.raw[self._text.origin(place)]):
                 break
             edge = place
         self._decided = max(self._decided, min(edge, len(known) - spaced))

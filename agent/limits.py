@@ -178,10 +178,10 @@ class LimitScope:
         """
         names = self.names(known)
         if name not in names:
-            raise InputInvalid(f"there is no such limit here; there are {', '.join(names)}", field=name)
+            raise InputInvalid(f"there is no such limit here; there are {', '.join(names)}", field="name")
         most = MAX_MICROS if name.endswith("_micros") or "." in name else MAX_COUNT
         if value is not None and not 0 <= value <= most:
-            raise InputInvalid(f"a limit is between 0 and {most}", field=name)
+            raise InputInvalid(f"{name} is between 0 and {most}", field="value")
         return name
 
 
@@ -203,7 +203,7 @@ def require_below(ceilings: Limits, name: LimitName, value: int) -> None:
     """
     ceiling = ceilings.as_mapping()[name]
     if value > ceiling:
-        raise InputInvalid(f"it can only be lowered, and is {ceiling} now", field=name)
+        raise InputInvalid(f"{name} can only be lowered, and is {ceiling} now", field="value")
 
 
 def period(pool: Pool, at: datetime) -> str:
@@ -217,17 +217,42 @@ def read_allowances(path: Path, stage: str) -> dict[LimitName, int]:
     Raises:
         ConfigurationInvalid: there is no such file, or a line of it is no allowance with a number.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as wrong:
-        raise ConfigurationInvalid(f"{path.name}: {wrong}") from wrong
-    stages = document.pop("stages", {})
+    own, stages = _tables(path)
     numbers: dict[LimitName, int] = {}
-    for tools in (document, stages.get(stage, {})):
+    for tools in (own, stages.get(stage, {})):
         for tool, allowances in tools.items():
             for name, number in allowances.items():
                 numbers[f"{tool}.{name}"] = _allowed(path, f"{tool}.{name}", name, number)
     return numbers
+
+
+def stages_named(path: Path) -> frozenset[str]:
+    """Return the stages that an agent's limits.toml has tables of their own for.
+
+    Raises:
+        ConfigurationInvalid: as above.
+    """
+    return frozenset(_tables(path)[1])
+
+
+def _tables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tables of tools, and by stage those that come before them."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
+        raise ConfigurationInvalid(f"{path.name}: {wrong}") from wrong
+    stages = document.pop("stages", {})
+    within = {"": document} | {f"stages.{name}.": tools for name, tools in _table(path, "stages", stages).items()}
+    for prefix, tools in within.items():
+        for tool, allowances in _table(path, prefix.rstrip("."), tools).items():
+            _table(path, f"{prefix}{tool}", allowances)
+    return document, stages
+
+
+def _table(path: Path, where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigurationInvalid(f"{path.name}: {where} is no table, such as [search_policy]")
+    return value
 
 
 def _allowed(path: Path, where: str, name: str, number: object) -> int:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_until: datetime) -> RunHeader | None:
-    """Claim a run and work on it; None where it is over, has a live holder, or still waits.
+    """Claim a run and work on it; None where it is over, has another holder, or still waits.
 
     Raises:
         TryLater: a store did not answer in time. The run goes on in another invocation.
@@ -40,6 +40,8 @@ def hold(runtime: Runtime, tenant_id: str, run_id: str, *, owner: str, lease_unt
         tracing.invoke_agent(run.header.release, tenant_id, run_id, session_id=run.header.session_id),
     ):
         work(run)
+    if run.header.epoch != run.epoch:
+        return None
     if run.header.is_over:
         try:
             return settle(run)

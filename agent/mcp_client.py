@@ -25,8 +25,10 @@ LISTING_KEPT_S = 15
 MAX_LISTINGS = 64
 NOISY = ("mcp", "client", "httpx2", "httpcore2")
 """Loggers that would write what servers say into our log: `client` is the protocol library's, too."""
-EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
+EMBEDDING = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))
 """Addresses of IPv6 behind which any address of IPv4 may lie."""
+UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out (IANA). Python calls some of the rest global: `::127.0.0.1`, `fec0::1`, `5f00::1`."""
 
 
 def look_up(host: str, port: int) -> list[str]:
@@ -110,6 +112,6 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        elif any(ip in net for net in EMBEDDING):
+        elif ip not in UNICAST or any(ip in net for net in EMBEDDING):
             return False
     return ip.is_global and not ip.is_multicast

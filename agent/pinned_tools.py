@@ -8,6 +8,7 @@ effect is `external`, its results are untrusted, and it runs in room 3 alone.
 import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from agent.contracts import Contract, Effect, SecretNeed, sha256_of
 from agent.errors import ConfigurationInvalid
 from agent.input_schemas import NOT_USED, arguments_by, require_bounded, require_meant
-from agent.release import DeclaredServer, DeclaredTool
+from agent.release import DeclaredServer, DeclaredTool, in_words
 from agent.tool_servers import OfferedTool, ServerPin
 from agent.tools import Arguments, Tool, ToolContext
 
@@ -97,6 +98,18 @@ def to_text(locked: Mapping[str, LockedServer]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def read(path: Path) -> list[Tool[Arguments]]:
+    """Return the tools of a lock's file.
+
+    Raises:
+        ConfigurationInvalid: it is not there, or as `from_text` says.
+    """
+    try:
+        return from_text(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as missing:
+        raise ConfigurationInvalid(f"{path.name} can't be read; `make lock-mcp` writes it") from missing
+
+
 def from_text(text: str) -> list[Tool[Arguments]]:
     """Return the tools of a lock.
 
@@ -105,8 +118,10 @@ def from_text(text: str) -> list[Tool[Arguments]]:
     """
     try:
         servers = {name: LockedServer.model_validate(entry) for name, entry in json.loads(text).items()}
-    except (ValueError, ValidationError, AttributeError) as wrong:
-        raise ConfigurationInvalid(f"the lock of servers' tools: {wrong}") from wrong
+    except ValidationError as wrong:
+        raise ConfigurationInvalid(f"mcp.lock.json: {in_words(wrong)}; `make lock-mcp` writes it") from wrong
+    except (ValueError, AttributeError) as wrong:
+        raise ConfigurationInvalid(f"mcp.lock.json: {wrong}; `make lock-mcp` writes it") from wrong
     return [_tool(name, server, tool) for name, server in servers.items() for tool in server.tools]
 
 

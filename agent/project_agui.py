@@ -97,6 +97,8 @@ _TEXT = 3
 """The index of an answer's text among the events of its `model.started`: after what closes a lost answer."""
 _A_CALL = 4
 """How many indexes a call takes in `model.completed`: start, arguments, end, and the result of a denied one."""
+_NO_TOOL = {"unknown_tool"}
+"""Codes of calls whose tool's name the model has made up."""
 _TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -345,8 +347,9 @@ class Projection:
 
 
 def _shown_name(decision: Decision) -> str:
-    # The model may ask for a tool by any text at all: what is shown is a name or nothing of it.
-    return decision.tool if _TOOL_NAME.fullmatch(decision.tool) else "unknown"
+    # The model may ask for a tool by any text at all, and no guard has judged it: what is shown is a tool's name.
+    is_one = decision.code not in _NO_TOOL and _TOOL_NAME.fullmatch(decision.tool)
+    return decision.tool if is_one else "unknown"
 
 
 def _shown_arguments(decision: Decision) -> str:

@@ -26,7 +26,7 @@ from agent.errors import (
     LogMoved,
     TryLater,
 )
-from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted, Verdict
 from agent.execution import ToolJob
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
@@ -44,7 +44,7 @@ from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
     breaker,
     contract_changed,
-    switched_off,
+    kept_back,
     tool_failed,
     unavailable,
     unknown,
@@ -120,7 +120,9 @@ def _bring(worker: QueueWorker, job: ToolJob, until: datetime) -> Done:
         call = _open_call(worker, job)
         if call is None:
             return "dropped"
-        settled = _result_without_running(worker, job, call, seen_lost=seen_lost) or _kept_back(worker, call, until)
+        settled = _result_without_running(worker, job, call, seen_lost=seen_lost) or _not_let_through(
+            worker, call, until
+        )
         if settled:
             return _settle(worker, job, [settled], began=call.attempt - 1)
         try:
@@ -190,7 +192,7 @@ def _result_without_running(
     if call.started is None:
         if call.contract is None:
             return contract_changed(call.decision)
-        return switched_off(call.decision, has_started=False) if _is_off(worker, call) else None
+        return _result_if_kept_back(worker, call)
     if call.contract is None:
         return unknown(call.decision, "contract_changed")
     patience = timedelta(seconds=call.contract.timeout_s + GRACE_S)
@@ -198,18 +200,20 @@ def _result_without_running(
         raise TryLater("another worker may be at this call", retry_after_s=call.contract.timeout_s)
     if call.contract.mode == "once" or call.started.attempt >= MAX_TOOL_ATTEMPTS:
         return unknown(call.decision, "lost")
-    return switched_off(call.decision, has_started=True) if _is_off(worker, call) else None
+    return _result_if_kept_back(worker, call)
 
 
-def _is_off(worker: QueueWorker, call: QueuedCall) -> bool:
-    """Whether operators have stopped the run, which its holder then ends, or switched the tool off.
+def _result_if_kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted | ToolOutcomeUnknown | None:
+    """Return the result where operators have stopped the run, which its holder then ends, or such calls.
 
     Raises:
         StoreUnavailable: not known; the job comes again.
     """
-    header = call.state.header
+    header, decision = call.state.header, call.decision
     controls = worker.controls.effective(header.tenant_id, header.user_id, release=header.release, agent=worker.agent)
-    return controls.keeps_back(call.decision.tool, has_effect=call.decision.effect is not Effect.READ)
+    has_effect, is_reviewed = decision.effect is not Effect.READ, decision.verdict is Verdict.ASK
+    why = controls.keeps_back(decision.tool, has_effect=has_effect, is_reviewed=is_reviewed)
+    return kept_back(decision, why, has_started=call.started is not None) if why else None
 
 
 def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
@@ -221,7 +225,9 @@ def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:
     return moments[-1]
 
 
-def _kept_back(worker: QueueWorker, call: QueuedCall, until: datetime) -> ToolCompleted | ToolOutcomeUnknown | None:
+def _not_let_through(
+    worker: QueueWorker, call: QueuedCall, until: datetime
+) -> ToolCompleted | ToolOutcomeUnknown | None:
     """Return the result of a call that its tool's breaker does not let through.
 
     Raises:
@@ -259,7 +265,7 @@ def _run(worker: QueueWorker, job: ToolJob, call: QueuedCall) -> list[Settling]:
     except Exception:
         worker.breakers.gave_up(name)
         raise
-    return list(guarded_in(call.state, worker.releases, contract, result)) if result else []
+    return list(guarded_in(call.state, worker.releases, result)) if result else []
 
 
 @contextmanager

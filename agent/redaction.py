@@ -16,7 +16,7 @@ MAX_MEMBERS = 500
 """Of one list or object."""
 CUT = "[cut]"
 WITHHELD = "[withheld]"
-MAX_ROUNDS = 4
+MAX_ROUNDS = 5
 
 
 def redact(text: str) -> str:
@@ -24,14 +24,18 @@ def redact(text: str) -> str:
 
     Never longer than twice the text or `2 * MAX_CHARACTERS`; redacting again changes nothing.
     """
-    if len(text) > MAX_CHARACTERS:
-        text = text[: MAX_CHARACTERS - len(CUT)] + CUT
+    is_too_long = len(text) > MAX_CHARACTERS
+    # Cut when it has been searched: the first half of a number is no number, and would be told.
+    text = text[: MAX_CHARACTERS + detectors.REACH.word]
     for _ in range(MAX_ROUNDS):
         findings = detectors.find(text)
-        if not findings:
+        if findings:
+            text = _without(text, findings)
+            # A number that began within a word begins a line of its own once its neighbour is gone: look again.
+        elif is_too_long:
+            text, is_too_long = text[: MAX_CHARACTERS - len(CUT)] + CUT, False
+        else:
             return text
-        text = _without(text, findings)
-        # A number that began within a word begins a line of its own once its neighbour is gone: look again.
     return WITHHELD
 
 
@@ -48,9 +52,9 @@ def _without(text: str, findings: Sequence[detectors.Finding]) -> str:
 def redacted(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - JSON, and what a library puts into a record
     """Return a value with every text in it redacted, keys included; what is too deep, or no JSON, is withheld."""
     match value:
-        case None | bool() | float():
+        case None | bool():
             return value
-        case int():
+        case int() | float():
             return value if (text := str(value)) == (told := redact(text)) else told
         case str():
             return redact(value)

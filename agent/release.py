@@ -165,8 +165,20 @@ class Release(Part):
             raw = path.read_text(encoding="utf-8")
             release = cls.model_validate({**tomllib.loads(raw), "name": name, "agent": folder.name})
             prompt = (folder / "prompts" / release.prompt_file).read_text(encoding="utf-8")
-        except (OSError, tomllib.TOMLDecodeError, ValidationError) as wrong:
+        except ValidationError as wrong:
+            raise ConfigurationInvalid(f"release {name}: {in_words(wrong)}") from wrong
+        except OSError as missing:
+            raise ConfigurationInvalid(
+                f"release {name}: {Path(missing.filename).relative_to(folder)} can't be read"
+            ) from missing
+        except ValueError as wrong:  # no TOML, or not UTF-8
             raise ConfigurationInvalid(f"release {name}: {wrong}") from wrong
         digest = hashlib.sha256(f"{raw}\0{prompt}".encode()).hexdigest()
         tools = (*release.tools, *release.pins)
         return release.model_copy(update={"tools": tools, "prompt": prompt, "sha256": digest})
+
+
+def in_words(wrong: ValidationError) -> str:
+    """Return on one line which fields are wrong, and how."""
+    errors = wrong.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, error["loc"])), error["msg"]))) for error in errors)

@@ -12,6 +12,7 @@ what becomes of a second run: refused at admission, or parked here until those a
 the end of a run wakes the next.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import takewhile
 
@@ -51,8 +52,8 @@ def load(log: RunLog, header: RunHeader, *, max_bytes: int) -> SessionLoaded:
     """Return the session's earlier texts, oldest first, and its taint. A run still under way is not among them."""
     if header.session_id is None:
         return SessionLoaded(messages=(), tainted=False)
-    earlier = log.runs_of_session(header.tenant_id, header.user_id, header.session_id, limit=MAX_EARLIER_RUNS + 1)
-    earlier = [run for run in earlier if run.is_over and run.run_id != header.run_id]
+    newest = log.runs_of_session(header.tenant_id, header.user_id, header.session_id, limit=MAX_EARLIER_RUNS + 1)
+    earlier = [run for run in newest if run.is_over and run.run_id != header.run_id]
     messages: list[SessionMessage] = []
     left = max_bytes
     for run in reversed(earlier):
@@ -61,8 +62,17 @@ def load(log: RunLog, header: RunHeader, *, max_bytes: int) -> SessionLoaded:
         if left < 0:
             break
         messages[:0] = pair
-    # Each run inherits from those before it, so the taint of one too old to be read is in those that are.
-    return SessionLoaded(messages=tuple(messages), tainted=any(run.tainted for run in earlier))
+    return SessionLoaded(
+        messages=tuple(messages), tainted=_are_tainted(earlier, are_all=len(newest) <= MAX_EARLIER_RUNS)
+    )
+
+
+def _are_tainted(earlier: Sequence[RunHeader], *, are_all: bool) -> bool:
+    """Whether earlier runs, the newest of a session or all of them, or one before them was tainted.
+
+    Each inherits from those before it when it loads the session. One that ended before it did knows nothing of them.
+    """
+    return any(run.tainted for run in earlier) or not (are_all or any(run.turns for run in earlier))
 
 
 def _texts(log: RunLog, run: RunHeader) -> list[SessionMessage]:

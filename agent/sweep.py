@@ -8,11 +8,11 @@ by Lambda itself: that proves its death, so the run is woken at once. All of it 
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from agent.budget import settle_ended
 from agent.dispatch import Dispatcher
-from agent.errors import LogMoved, TryLater
+from agent.errors import LogMoved, TryLater, describe
 from agent.events import RunClaimed, WaitingFor, WorkerLost
 from agent.held_run import MAX_MOVES, read_state
 from agent.ports.clock import Clock
@@ -42,8 +42,10 @@ class Sweeper:
     dispatcher: Dispatcher
     clock: Clock
 
-    def sweep(self, *, limit: int) -> Counter[str]:
+    def sweep(self, *, limit: int, until: datetime | None = None) -> Counter[str]:
         """Look after at most `limit` due runs; return how many were `woken`, `settled`, `moved_on`, `left` or `failed`.
+
+        No run is begun with after `until`: what is left of the caller's time then is for the lines.
 
         Raises:
             Exception: of the last run with which something is wrong that time doesn't heal; all else is looked after.
@@ -51,6 +53,8 @@ class Sweeper:
         seen: Counter[str] = Counter()
         broken: Exception | None = None
         for header in self.log.due_runs(self.clock.now(), limit=limit):
+            if until is not None and self.clock.now() >= until:
+                break
             try:
                 seen[self._look_after(header)] += 1
             except TryLater as trouble:
@@ -58,7 +62,7 @@ class Sweeper:
                 logger.warning("sweep failed", extra={"run_id": header.run_id, "error": trouble.code})
             except Exception as error:  # noqa: BLE001 - raised again, once nobody else has to wait for it
                 broken = error
-                logger.error("a run is broken", extra={"run_id": header.run_id, "error": type(error).__name__})  # noqa: TRY400 - the message may quote it
+                logger.error("a run is broken", extra={"run_id": header.run_id, **describe(error)})  # noqa: TRY400 - as in `execution`
         seen += self._move_lines(limit=limit)
         if broken is not None:
             raise broken

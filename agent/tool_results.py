@@ -5,6 +5,7 @@ from typing import Literal
 
 from agent.answer import mended
 from agent.contracts import Contract, canonical_json
+from agent.controls import KeptBack
 from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown
 from agent.ports.tool_room import ToolReply
 
@@ -50,6 +51,16 @@ def switched_off(decision: Decision, *, has_started: bool) -> ToolCompleted | To
     if has_started:
         return unknown(decision, "switched_off")
     return not_run(decision, "tool_switched_off", SWITCHED_OFF)
+
+
+REVIEW = "It did not run: since it was allowed, operators want a person to see it first. Call it again to have it seen."
+
+
+def kept_back(decision: Decision, why: KeptBack, *, has_started: bool) -> ToolCompleted | ToolOutcomeUnknown:
+    """Return the result of a call that was decided before operators kept such calls from beginning."""
+    if why == "review" and not has_started:
+        return not_run(decision, "review_needed", REVIEW)
+    return switched_off(decision, has_started=has_started)
 
 
 def breaker(tool: str) -> str:

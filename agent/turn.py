@@ -15,7 +15,7 @@ from functools import partial
 
 from agent import allowances, approvals, resolutions
 from agent.contracts import Contract, Effect
-from agent.controls import Controls
+from agent.controls import Controls, KeptBack
 from agent.ear import Background, TimeIsUp
 from agent.errors import StoreUnavailable
 from agent.events import (
@@ -35,6 +35,7 @@ from agent.tool_results import (
     MAX_TOOL_ATTEMPTS,
     breaker,
     contract_changed,
+    kept_back,
     not_run,
     switched_off,
     unavailable,
@@ -166,8 +167,8 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
             continue
         contract = _contract(run, decision)
         is_asked = approvals.is_undecided(turn, decision) and decision.call_id in turn.requested
-        if _is_kept_back(controls, decision) and not is_asked:
-            run.note(switched_off(decision, has_started=started is not None))
+        if (why := _kept_back(controls, decision)) and not is_asked:
+            run.note(kept_back(decision, why, has_started=started is not None))
         elif started is None:
             if decision.verdict is Verdict.ASK:
                 _judge_asked(run, turn, decision)
@@ -281,8 +282,9 @@ def _run_batch(run: HeldRun, batch: Batch) -> None:
         calls.abandon()
 
 
-def _is_kept_back(controls: Controls, decision: Decision) -> bool:
-    return controls.keeps_back(decision.tool, has_effect=decision.effect is not Effect.READ)
+def _kept_back(controls: Controls, decision: Decision) -> KeptBack | None:
+    has_effect, is_reviewed = decision.effect is not Effect.READ, decision.verdict is Verdict.ASK
+    return controls.keeps_back(decision.tool, has_effect=has_effect, is_reviewed=is_reviewed)
 
 
 def _may_begin(run: HeldRun, batch: Batch) -> Batch:
@@ -295,11 +297,11 @@ def _may_begin(run: HeldRun, batch: Batch) -> Batch:
     for decision, contract in batch:
         started, _ = run.state.turn.started[decision.call_id] if run.state.turn else (None, 0)
         attempt = started.attempt if started else 1
-        if controls is not None and not _is_kept_back(controls, decision):
+        why = _kept_back(controls, decision) if controls is not None else None
+        if controls is not None and why is None:
             passed.append((decision, contract))
             continue
-        result = unavailable(decision, attempt=attempt)
-        run.note(switched_off(decision, has_started=attempt > 1) if controls else result)
+        run.note(kept_back(decision, why, has_started=attempt > 1) if why else unavailable(decision, attempt=attempt))
         run.runtime.breakers.gave_up(breaker(decision.tool))
     return passed
 
@@ -318,7 +320,7 @@ def _results(run: HeldRun, decision: Decision, contract: Contract) -> Iterator[S
             calls=len(turn.completed.decisions),
         )
         if result := carry_out(start, run.runtime.tool_runner, run.runtime.breakers):
-            yield guarded_in(run.state, lambda _: run.release, contract, result)
+            yield guarded_in(run.state, lambda _: run.release, result)
 
 
 def _park(run: HeldRun) -> None:

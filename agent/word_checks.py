@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import Annotated, Literal
+from unicodedata import normalize
 
 from pydantic import Field
 
@@ -20,12 +21,18 @@ _GAP = r"[\W_]{1,4}"
 
 def _as_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """Return what finds these phrases, whatever stands between their words."""
-    forms = (_GAP.join(map(re.escape, re.findall(r"\w+", phrase))) for phrase in phrases)
+    forms = (_GAP.join(map(_either, re.findall(r"\w+", normalize("NFC", phrase)))) for phrase in phrases)
     return re.compile(rf"(?i)(?<!\w)(?:{'|'.join(forms)})(?!\w)")
 
 
+def _either(word: str) -> str:
+    """Return what finds a word whether its accents are parts of its letters or characters of their own."""
+    letters = ((letter, normalize("NFD", letter)) for letter in normalize("NFC", word))
+    return "".join(re.escape(one) if one == two else f"(?:{re.escape(one)}|{re.escape(two)})" for one, two in letters)
+
+
 def _reach_of(phrases: tuple[str, ...]) -> Reach:
-    return Reach(max(len(phrase) + 4 * len(re.findall(r"\w+", phrase)) for phrase in phrases) + 2, 0)
+    return Reach(max(len(normalize("NFD", phrase)) + 4 * len(re.findall(r"\w+", phrase)) for phrase in phrases) + 2, 0)
 
 
 class Phrases(Guard):
@@ -64,7 +71,7 @@ class Scope(Guard):
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"(?i)(?<!\w)(?:{'|'.join(map(re.escape, self.topics))})")
+        return re.compile(rf"(?i)(?<!\w)(?:{'|'.join(map(_either, self.topics))})")
 
     def find(self, text: Folded, about: About, *, is_whole: bool = True) -> Iterator[Found]:  # noqa: ARG002
         """See `Guard`."""

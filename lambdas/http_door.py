@@ -20,9 +20,17 @@ from opentelemetry import trace
 from pydantic import Field
 
 from agent import tracing
-from agent.errors import CallerMistake, InputInvalid, InputTooLarge, MediaTypeUnsupported, NotFound, RoleMissing
+from agent.errors import (
+    CallerMistake,
+    InputInvalid,
+    InputTooLarge,
+    MediaTypeUnsupported,
+    NotFound,
+    RoleMissing,
+    describe,
+)
 from agent.identity import Principal, Role
-from lambdas import problems, telemetry
+from lambdas import problems
 from lambdas.claims import require_principal
 from lambdas.headers import NOBODY, SECURITY, Cors
 
@@ -36,7 +44,7 @@ _TEXT = r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]"
 Prose = Annotated[str, Field(json_schema_extra={"pattern": f"^{_TEXT}*$"})]
 """Text of people. The pattern tells readers of the API's description what is refused here, as far as one can say it."""
 Words = Annotated[
-    str, Field(pattern=r"\S", json_schema_extra={"pattern": rf"^{_TEXT}*[^\s\x00-\x1f\x7f-\x9f]{_TEXT}*$"})
+    str, Field(pattern=problems.NOT_BLANK, json_schema_extra={"pattern": rf"^{_TEXT}*[^\s\x00-\x1f\x7f-\x9f]{_TEXT}*$"})
 ]
 """Text that is more than blanks."""
 
@@ -103,7 +111,7 @@ def require_role(app: APIGatewayRestResolver, role: Role) -> Principal:
 def _refused(error: Exception, request_id: str | None) -> Response[str]:
     if not isinstance(error, CallerMistake):
         tracing.fail(trace.get_current_span(), type(error).__name__)
-        logger.error("the request failed", extra={"gateway_request_id": request_id, **telemetry.describe(error)})
+        logger.error("the request failed", extra={"gateway_request_id": request_id, **describe(error)})
     return problems.to_response(error, request_id=request_id)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver
 from aws_lambda_powertools.event_handler.openapi.params import Query
 from aws_lambda_powertools.event_handler.openapi.types import OpenAPIResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from agent.admission import Room1
 from agent.audit import MAX_PAGE, MAX_REASON, Action, Side
@@ -46,12 +46,6 @@ class SwitchBody(Body):
     for_s: int | None = Field(
         default=None, gt=0, le=int(MAX_DURATION.total_seconds()), description="How long it holds; to put it on."
     )
-
-    @model_validator(mode="after")
-    def _require_end(self) -> "SwitchBody":
-        if self.is_on != (self.for_s is not None):
-            raise ValueError("`for_s` says how long a switch holds that is put on, and nothing else")
-        return self
 
 
 class LimitBody(Body):
@@ -192,6 +186,9 @@ def _add_switches(app: APIGatewayRestResolver) -> None:
     def set_switch(body: SwitchBody) -> SwitchList:
         principal, here = _operator(app), _room(app)
         target, board = _target(body), boards(principal.tenant_id)[-1]
+        if body.is_on != (body.for_s is not None):
+            wrong = "putting a switch on needs to say how long" if body.is_on else "taking a switch off takes no time"
+            raise InputInvalid(wrong, field="body.for_s")
         if body.for_s is None:
             here.controls.switch_off(board, target, by=principal.user_id, reason=body.reason)
         else:
@@ -223,7 +220,7 @@ def _add_limits_and_audit(app: APIGatewayRestResolver) -> None:
         try:
             here.limits.change(scope, body.name, body.value, by=principal.user_id, reason=body.reason)
         except InputInvalid as wrong:
-            raise InputInvalid(str(wrong), field="body.value" if wrong.field == body.name else wrong.field) from None
+            raise InputInvalid(str(wrong), field=f"body.{wrong.field}") from None
         return _shown_limits(here, principal, body.user_id)
 
     @app.get(
@@ -253,8 +250,10 @@ def _add_limits_and_audit(app: APIGatewayRestResolver) -> None:
 def _target(body: SwitchBody) -> Target:
     try:
         return Target(kind=body.kind, name=body.name)
-    except ValueError:
-        raise InputInvalid("this kind needs a name, or takes none, or the name is none", field="body.name") from None
+    except ValidationError as wrong:
+        [error] = wrong.errors(include_url=False, include_input=False)
+        said = error["ctx"].get("error", f"this must match {error['ctx'].get('pattern')}")
+        raise InputInvalid(str(said), field="body.name") from None
 
 
 def _desk(room: Room1) -> Desk:

@@ -17,6 +17,8 @@ from agent.redaction import redact
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_CHARACTERS = 200
+NOT_BLANK = r"\S"
+"""The pattern of texts that must say something."""
 
 _MEANING = {
     400: "The request is not what the API takes; `field` names where.",
@@ -79,6 +81,10 @@ def of_validation(error: RequestValidationError) -> InputInvalid:
             return InputInvalid("there is no such field", field=field)
         case "missing":
             return InputInvalid("this field is required", field=field)
+        case "string_pattern_mismatch":
+            pattern = first["ctx"]["pattern"]
+            words = "this must be more than blanks" if pattern == NOT_BLANK else f"this must match {pattern}"
+            return InputInvalid(words, field=field)
         case _:
             return InputInvalid(str(first["msg"]), field=field)
 

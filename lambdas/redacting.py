@@ -1,7 +1,7 @@
 """The last thing before something is told outside: log lines and spans pass here, whoever made them.
 
 Contents never get this far by design (see `agent.tracing`, `lambdas.telemetry`); what a library puts into a warning, or
-an error into its message, does. An exception is told by classes and places alone, as `telemetry.describe` tells it.
+an error into its message, does. An exception is told by classes and places alone, as `errors.describe` tells it.
 """
 
 import json

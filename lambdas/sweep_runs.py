@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,9 @@ Handler = Callable[[dict[str, Any], LambdaContext], None]
 
 MAX_RUNS = 500
 """Due runs that one sweep looks after; the rest is due in the next one, a minute later."""
+
+TIME_FOR_LINES = timedelta(seconds=20)
+"""Kept of the function's time, whatever looking after runs takes: a wake that nobody answers takes ten."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ class FailureRecord(BaseModel):
 def door(sweeper: Sweeper) -> Handler:
     """Return the function that answers the schedule and failure records with this sweeper."""
 
-    def handle(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001 - Lambda's signature
+    def handle(event: dict[str, Any], context: LambdaContext) -> None:
         if "requestPayload" in event:
             try:
                 record = FailureRecord.model_validate(event)
@@ -51,7 +55,9 @@ def door(sweeper: Sweeper) -> Handler:
             failed = record.request_context
             sweeper.bury(record.wake.tenant_id, record.wake.run_id, owner=failed.request_id, cause=failed.condition)
         else:
-            logger.info("swept", extra=dict(sweeper.sweep(limit=MAX_RUNS)))
+            left = timedelta(milliseconds=context.get_remaining_time_in_millis()) - TIME_FOR_LINES
+            swept = sweeper.sweep(limit=MAX_RUNS, until=sweeper.clock.now() + left)
+            logger.info("swept", extra=dict(swept))
 
     return handle
 

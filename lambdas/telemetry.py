@@ -16,7 +16,6 @@ import json
 import os
 import re
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from opentelemetry.trace import SpanKind
 
 from agent import tracing
 from agent.contracts import Contract
-from agent.errors import KeepgateError
+from agent.errors import describe
 from agent.redaction import redact
 from agent.run_header import RunHeader
 from lambdas.redacting import RedactingFormatter
@@ -153,20 +152,6 @@ def provider(settings: Settings) -> TracerProvider:
     if (to := processor(settings.trace_exporter)) is not None:
         made.add_span_processor(to)
     return made
-
-
-def describe(error: BaseException) -> dict[str, Any]:
-    """Return what may be logged of an error: classes, the stable code, places; never its message."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 5:
-        chain.append(cause)
-    frames = traceback.extract_tb(error.__traceback__)
-    return {
-        "error": type(error).__name__,
-        "code": error.code if isinstance(error, KeepgateError) else None,
-        "causes": [type(cause).__name__ for cause in chain[1:]],
-        "places": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
-    }
 
 
 def _tell_of_thread(died: threading.ExceptHookArgs) -> None:

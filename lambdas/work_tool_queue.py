@@ -14,12 +14,13 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from agent.errors import describe
 from agent.execution import ToolJob
 from agent.queued_calls import QueueWorker, give_up, work
 from lambdas import telemetry
 from lambdas.early import build_early
 from lambdas.settings import WorkToolQueueSettings
-from lambdas.telemetry import Handler, Telemetry, describe
+from lambdas.telemetry import Handler, Telemetry
 
 MARGIN_S = 5
 """Kept of the invocation's time, for the last append and the wake."""

@@ -95,7 +95,7 @@ from pydantic import BaseModel, Field
 from agent.contracts import Effect
 from agent.tools import Arguments, ToolContext, ToolFailed, tool
 
-ID = r"^[a-z0-9-]{1,64}$$"
+ID = r"^$kind-[0-9a-f]{1,32}$$"
 
 
 class $Name(Arguments):

@@ -30,6 +30,8 @@ from stacks.state import StateStack
 AGENT_TIMEOUT = Duration.minutes(5)
 WAKE_PATIENCE = Duration.minutes(2)
 """How long a wake-up may wait for a free function; the sweeper wakes the run again anyway."""
+BURIAL_PATIENCE = AGENT_TIMEOUT
+"""How long the sweeper may be behind: by then the lease of a dead holder is over, and the schedule has come by."""
 WAKERS = ("shim", "run_agent", "work_tool_queue", "sweep_runs")
 """Who wakes the agent; itself, when its lease ends before the run."""
 MAX_RECEIVES = 4
@@ -67,6 +69,8 @@ class AgentStack(StageStack):
             "ToolJobs",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
+            # Not Lambda's six times its timeout: a dead worker's job must come again while its run still waits for it.
+            # The price: a queue that is throttled for a quarter of an hour makes dead letters of jobs nobody began.
             visibility_timeout=Duration.seconds(rights.longest_s + 3 * MARGIN_S),
             retention_period=Duration.days(1),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=MAX_RECEIVES),
@@ -132,7 +136,7 @@ class AgentStack(StageStack):
         self._may_move_lines(function)
         function.may_use(state.control, ["GetItem", "UpdateItem"], leading_keys=("BREAKER#*",))
         function.may(WHO_PEOPLE_ARE, [self._pool.user_pool_arn])
-        for model_id in read_model_ids(stage.agent, stage.release):
+        for model_id in read_model_ids(stage.agent):
             allow_model(function, model_id)
         return function
 
@@ -267,6 +271,20 @@ class AgentStack(StageStack):
                     destination=self.sweep_runs.function.function_arn
                 )
             ),
+        )
+        # Lambda's own six hours would let a throttled sweeper's minutes pile up, and come all at once.
+        when_the_sweeper_fails = lambda_.CfnEventInvokeConfig(
+            self,
+            "WhenTheSweeperFails",
+            function_name=self.sweep_runs.function.function_name,
+            qualifier="$LATEST",
+            maximum_retry_attempts=2,
+            maximum_event_age_in_seconds=BURIAL_PATIENCE.to_seconds(),
+        )
+        accept(
+            when_the_sweeper_fails,
+            "What it was told of is due at the end of its lease: the next minute's sweep finds it.",
+            "Serverless-LambdaAsyncFailureDestination",
         )
         minute = Duration.minutes(1)
         each_minute = events.Rule(

@@ -33,8 +33,14 @@ def read_rights(agent: str) -> ToolRights:
     )
 
 
-def read_model_ids(agent: str, release: str) -> list[str]:
-    """Return the ids of the models that a release pins: its own, and its fallback where it has one."""
-    text = (ROOT / agent / "releases" / f"{release}.toml").read_text(encoding="utf-8")
-    document = tomllib.loads(text)
-    return [str(document[part]["id"]) for part in ("model", "fallback") if part in document]
+def read_model_ids(agent: str) -> list[str]:
+    """Return the ids of the models that an agent's releases pin: their own, and their fallbacks where they have one.
+
+    Of all releases, not of the newest alone: a run keeps to the one it began under, through a deployment and for days.
+    Whoever takes a release file away takes the right with it, and ends its runs.
+    """
+    found: set[str] = set()
+    for path in (ROOT / agent / "releases").glob("*.toml"):
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        found |= {str(document[part]["id"]) for part in ("model", "fallback") if part in document}
+    return sorted(found)

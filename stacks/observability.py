@@ -1,8 +1,11 @@
 """What an operator sees first: one dashboard, the alarms, and how many requests X-Ray samples.
 
 An alarm stands only where somebody should act. The log groups belong to their functions: here they would tie the
-stacks into a cycle.
+stacks into a cycle. Functions are named, not referred to: a reference is an export, and CloudFormation replaces no
+function whose name another stack imports.
 """
+
+from collections.abc import Sequence
 
 from aws_cdk import Duration
 from aws_cdk import aws_apigateway as apigateway
@@ -16,9 +19,11 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_xray as xray
 from constructs import Construct
 
+from agent.endings import EndReason
 from stacks.agent import AgentStack
 from stacks.config import Stage
 from stacks.constructs.room_function import RoomFunction
+from stacks.constructs.run_api import API_STAGE
 from stacks.edge import EdgeStack
 from stacks.stage_stack import StageStack
 from stacks.state import StateStack
@@ -27,6 +32,23 @@ PERIOD = Duration.minutes(5)
 QUEUE_PATIENCE = Duration.minutes(10)
 """How old the oldest tool job may get: about the longest that a run waits for one."""
 Missing = cloudwatch.TreatMissingData
+ENDS_TO_LOOK_INTO = {
+    "platform-budget-spent": (
+        EndReason.BUDGET_PLATFORM,
+        "The platform's budget of this month is spent, so all runs end: raise the limit, or find who spends.",
+    ),
+    "runs-failing": (EndReason.INTERNAL_ERROR, "Runs end with internal_error: read run_agent's log."),
+    "models-unavailable": (
+        EndReason.MODEL_UNAVAILABLE,
+        "Neither a release's model nor its fallback answers: look at Bedrock's quotas, model access, status.",
+    ),
+    "policies-unavailable": (EndReason.POLICY_UNAVAILABLE, "No call can be decided: read run_agent's log."),
+    "releases-unavailable": (
+        EndReason.RELEASE_UNAVAILABLE,
+        "Runs are bound to a release that run_agent can't use: deploy its file, tools and prices again.",
+    ),
+}
+"""By alarm: the ends of runs that are nobody's but the platform's to mend."""
 
 
 class ObservabilityStack(StageStack):
@@ -42,7 +64,7 @@ class ObservabilityStack(StageStack):
         self._sample(stage)
         self._dashboard(stage)
         if stage.alarms:
-            self._alarms(stage, state.key, sweeper=agent.sweep_runs)
+            self._alarms(stage, state.key, agent=agent.run_agent, sweeper=agent.sweep_runs)
 
     def _sample(self, stage: Stage) -> None:
         """Sample by a rule of our own: X-Ray's default, one a second and 5 %, would drop most runs."""
@@ -53,7 +75,7 @@ class ObservabilityStack(StageStack):
                 rule_name=stage.resource_name("requests"),
                 priority=100,
                 service_type="AWS::ApiGateway::Stage",  # it begins a trace and decides for all that follows
-                service_name=f"{self._api.rest_api_name}/{self._api.deployment_stage.stage_name}",
+                service_name=f"{self._api.rest_api_name}/{API_STAGE}",
                 http_method="*",
                 host="*",
                 url_path="*",
@@ -79,21 +101,21 @@ class ObservabilityStack(StageStack):
                     _graph("Refused and failed", refused, _server_errors(api)),
                 ],
                 [
-                    _graph("Function errors", *map(_errors, self._functions)),
-                    _graph("Function throttles", *map(_throttles, self._functions)),
+                    _graph("Function errors", *_by_door(self._functions, "Errors")),
+                    _graph("Function throttles", *_by_door(self._functions, "Throttles")),
                 ],
                 [
                     _graph("Runs ended, by reason", _ended(stage, "RunsEnded")),
                     _graph("Micro-dollars spent by ended runs, by reason", _ended(stage, "CostMicros")),
                 ],
                 [
-                    _graph("Longest invocation, ms", *map(_longest, self._functions)),
+                    _graph("Longest invocation, ms", *_by_door(self._functions, "Duration", "Maximum")),
                     _graph("Tool jobs", _depth(queue), running, _depth(self._dead_letters)),
                 ],
             ],
         )
 
-    def _alarms(self, stage: Stage, key: kms.IKey, *, sweeper: RoomFunction) -> None:
+    def _alarms(self, stage: Stage, key: kms.IKey, *, agent: RoomFunction, sweeper: RoomFunction) -> None:
         topic = sns.Topic(self, "Alarms", display_name=f"Keepgate {stage.name}", master_key=key, enforce_ssl=True)
         # The policy that demands TLS replaces SNS's own, which would have let this account's alarms in.
         topic.add_to_resource_policy(
@@ -123,12 +145,12 @@ class ObservabilityStack(StageStack):
 
         for function in self._functions:
             says = f"{function.door} raises, times out or is killed: read its log group."
-            alarm(f"{function.door}-errors", says, function.function.metric_errors(period=PERIOD), 0)
+            alarm(f"{function.door}-errors", says, _of(function, "Errors"), 0)
             says = f"{function.door} is refused: raise the account's concurrency, or lower the API's rates."
-            alarm(f"{function.door}-throttles", says, function.function.metric_throttles(period=PERIOD), 0)
+            alarm(f"{function.door}-throttles", says, _of(function, "Throttles"), 0)
         alarm(
             "dead-letters",
-            "A tool job failed three times; its run was told. Read the message, then the worker's log.",
+            "A tool job was delivered in vain too often: read the message, then the worker's log.",
             _depth(self._dead_letters),
             0,
         )
@@ -138,16 +160,12 @@ class ObservabilityStack(StageStack):
             self._queue.metric_approximate_age_of_oldest_message(period=PERIOD),
             QUEUE_PATIENCE.to_seconds(),
         )
+        for name, (reason, says) in ENDS_TO_LOOK_INTO.items():
+            alarm(name, says, _runs_ended(stage, reason), 0)
         alarm(
-            "platform-budget-spent",
-            "The platform's budget of this month is spent, so all runs end: raise the limit, or find who spends.",
-            _runs_ended(stage, "budget_platform"),
-            0,
-        )
-        alarm(
-            "runs-failing",
-            "Runs end with internal_error: read run_agent's log.",
-            _runs_ended(stage, "internal_error"),
+            "deaths-untold",
+            "The sweeper isn't told of dead invocations, so runs wait for their leases: run_agent may not invoke it.",
+            _of(agent, "DestinationDeliveryFailures"),
             0,
         )
         alarm(
@@ -162,7 +180,7 @@ class ObservabilityStack(StageStack):
             "Alarm-sweeper-silent",
             alarm_name=stage.resource_name("sweeper-silent"),
             alarm_description="The sweeper doesn't run each minute: lost runs stay lost. Look at its schedule.",
-            metric=sweeper.function.metric_invocations(period=PERIOD),
+            metric=_of(sweeper, "Invocations"),
             threshold=1,
             evaluation_periods=2,
             comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
@@ -174,16 +192,18 @@ def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
     return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)
 
 
-def _errors(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_errors(period=PERIOD, label=function.door)
+def _of(function: RoomFunction, metric: str, statistic: str = "Sum") -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace="AWS/Lambda",
+        metric_name=metric,
+        dimensions_map={"FunctionName": function.name},
+        period=PERIOD,
+        statistic=statistic,
+    )
 
 
-def _throttles(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_throttles(period=PERIOD, label=function.door)
-
-
-def _longest(function: RoomFunction) -> cloudwatch.Metric:
-    return function.function.metric_duration(period=PERIOD, statistic="Maximum", label=function.door)
+def _by_door(functions: Sequence[RoomFunction], metric: str, statistic: str = "Sum") -> list[cloudwatch.Metric]:
+    return [_of(function, metric, statistic).with_(label=function.door) for function in functions]
 
 
 def _depth(queue: sqs.IQueue) -> cloudwatch.Metric:
@@ -194,9 +214,9 @@ def _server_errors(api: apigateway.RestApi) -> cloudwatch.Metric:
     return api.metric_server_error(period=PERIOD, statistic="Sum")
 
 
-def _runs_ended(stage: Stage, reason: str) -> cloudwatch.Metric:
-    """Return how many runs the agent ended for `reason` (`agent.events.EndReason`); see `lambdas.telemetry`."""
-    dimensions = {"service": "run_agent", "stage": stage.name, "reason": reason}
+def _runs_ended(stage: Stage, reason: EndReason) -> cloudwatch.Metric:
+    """Return how many runs the agent ended for `reason`; see `lambdas.telemetry`."""
+    dimensions = {"service": "run_agent", "stage": stage.name, "reason": str(reason)}
     return cloudwatch.Metric(
         namespace="Keepgate", metric_name="RunsEnded", dimensions_map=dimensions, period=PERIOD, statistic="Sum"
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from agent import contract_lock
+from agent.errors import ConfigurationInvalid
 from support_desk.tools import TOOLS
 
 FOLDER = Path(__file__).parent
@@ -27,4 +28,7 @@ def main(*, check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(check="--check" in sys.argv[1:]))
+    try:
+        sys.exit(main(check="--check" in sys.argv[1:]))
+    except ConfigurationInvalid as wrong:
+        sys.exit(f"error: {wrong}")

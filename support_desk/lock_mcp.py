@@ -47,11 +47,11 @@ def locked(servers: Iterable[DeclaredServer], outside: ToolServers, keys: Mappin
 
 def main(environment: Mapping[str, str]) -> int:
     """Ask, write, and say which hashes releases have to pin."""
-    servers = declared()
-    elsewhere = {server.name: environment.get(f"MCP_AT_{server.name.upper()}", "") for server in servers}
-    elsewhere = {name: url for name, url in elsewhere.items() if url}
     keys = {name.removeprefix("MCP_KEY_"): key for name, key in environment.items() if name.startswith("MCP_KEY_")}
     try:
+        servers = declared()
+        elsewhere = {server.name: environment.get(f"MCP_AT_{server.name.upper()}", "") for server in servers}
+        elsewhere = {name: url for name, url in elsewhere.items() if url}
         text = locked(servers, McpClient(SystemClock(), on_the_loopback=elsewhere), keys)
     except (ConfigurationInvalid, ServerError) as wrong:
         sys.stderr.write(f"error: {wrong}\n")

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from agent.controls import Controls
+from agent.errors import ConfigurationInvalid
 from agent.events import Decision, ToolUse
 from agent.explaining import explain
 from agent.gate import Gate
@@ -152,7 +153,7 @@ def matrix() -> str:
     numbers = read_allowances(FOLDER / "limits.toml", "prod")
     for tool, cases in groupby(CASES, key=lambda case: case.tool):
         lines += ["", f"{tool} ({TOOLS[tool].contract.effect.value})"]
-        allowed = [f"{numbers[f'{tool}.{name}']} {name}" for name in TOOLS[tool].contract.allowances]
+        allowed = [f"{numbers.get(f'{tool}.{name}', 0)} {name}" for name in TOOLS[tool].contract.allowances]
         lines += [f"  over all runs together, approved or not: {', '.join(allowed)}"] if allowed else []
         for case in cases:
             outcomes = {who: tuple(_outcomes(case, roles)) for who, roles in PEOPLE.items()}
@@ -220,10 +221,13 @@ def _explain(asked: argparse.Namespace) -> str:
 
 def _explain_recorded(path: Path, roles: Sequence[str], user: str) -> str:
     """Explain every decision of a `model.completed` event, as JSON: its payload, or the event around it."""
-    event = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        event = json.loads(path.read_text(encoding="utf-8"))
+        decisions = [Decision.model_validate(recorded) for recorded in event.get("data", event)["decisions"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as wrong:
+        raise ConfigurationInvalid(f"{path} holds no model.completed event as JSON") from wrong
     told: list[str] = []
-    for recorded in event.get("data", event)["decisions"]:
-        decision = Decision.model_validate(recorded)
+    for decision in decisions:
         query = PolicyQuery(
             principal=Principal(
                 tenant_id=event.get("tenant_id", "acme"), user_id=user, roles=frozenset(map(Role, roles))
@@ -244,7 +248,9 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
     """Return `name=value` pairs; digits are a number, but those of an id."""
     pairs: dict[str, Any] = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, is_pair, value = text.partition("=")
+        if not is_pair:
+            raise ConfigurationInvalid(f"{text!r} is no NAME=VALUE")
         pairs[name] = int(value) if value.lstrip("-").isdigit() and not name.endswith("_id") else value
     return pairs
 
@@ -279,4 +285,7 @@ def main(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.argv[1:]))
+    try:
+        sys.stdout.write(main(sys.argv[1:]))
+    except ConfigurationInvalid as wrong:
+        sys.exit(f"error: {wrong}")

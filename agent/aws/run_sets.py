@@ -14,7 +14,7 @@ from agent.aws.run_log_items import user_key
 from agent.run_header import RunHeader
 
 SHARDS = 8
-SET_LIFE_S = 7 * 24 * 3600
+SET_LIFE_S = 8 * 24 * 3600
 """Beyond the longest run; after the last join, DynamoDB deletes the empty rest."""
 
 Key = dict[str, Any]

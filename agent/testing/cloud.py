@@ -5,6 +5,7 @@ done here: the on-failure record, the redelivery, the sweep of each minute.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,15 @@ from agent.admission import Question, Room1, admit
 from agent.approving import decide
 from agent.decided_call import ToolRoom
 from agent.dispatch import Dispatcher
-from agent.errors import FactsUnavailable, LogContended, ModelUnavailable, StoreUnavailable, ToolLost, TryLater
+from agent.errors import (
+    FactsUnavailable,
+    JobPoisoned,
+    LogContended,
+    ModelUnavailable,
+    StoreUnavailable,
+    ToolLost,
+    TryLater,
+)
 from agent.events import ApprovalChoice, ApprovalDecided, Event
 from agent.execution import ToolJob
 from agent.held_run import read_state
@@ -32,7 +41,7 @@ from agent.ports.money import Ledger
 from agent.ports.policy import Policy
 from agent.ports.run_log import RunLog
 from agent.pricing import Prices
-from agent.queued_calls import QueueWorker, work
+from agent.queued_calls import QueueWorker, give_up, work
 from agent.release import Release
 from agent.run_header import RunHeader
 from agent.run_state import RunState
@@ -57,6 +66,8 @@ from agent.tools import Tool
 LEASE = timedelta(seconds=300)
 WORKER_MARGIN = timedelta(seconds=30)
 """What the queue's worker has beyond the longest tool's timeout, as on AWS."""
+MAX_RECEIVES = 4
+"""Deliveries of a job: the last one tells its run that nobody will do it, and then it is a dead letter."""
 MAX_MINUTES = 240
 
 
@@ -112,9 +123,12 @@ class MemoryCloud:
         self.policy = policy or FixedPolicy()
         self._prices = prices
         self._hooks = hooks or Hooks()
+        self.dead_letters: list[ToolJob] = []
         self._returned: list[ToolJob] = []
+        self._deliveries = Counter[ToolJob]()
         longest_s = max((tool.contract.timeout_s for tool in tools.values()), default=0)
-        self._worker_time = timedelta(seconds=longest_s) + WORKER_MARGIN
+        self.worker_time = timedelta(seconds=longest_s) + WORKER_MARGIN
+        """What a worker of the queue has for a job."""
         ids = itertools.count(1)
         self.new_run_id: Callable[[], str] = lambda: f"run_{next(ids):026d}"
 
@@ -136,10 +150,12 @@ class MemoryCloud:
         question = Question(input=text, session_id=session_id)
         return admit(room, principal, question, idempotency_key=idempotency_key).run_id
 
-    def cancel(self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme") -> None:
+    def cancel(
+        self, run_id: str, *, user_id: str = "ann", tenant_id: str = "acme", process: Process | None = None
+    ) -> None:
         """Ask for a run to end."""
         principal = Principal(tenant_id=tenant_id, user_id=user_id, roles=frozenset({Role.USER}))
-        cancel(self.room1(), principal, run_id)
+        cancel(self.room1(process), principal, run_id)
 
     def approver(self, user_id: str = "bea", *, tenant_id: str = "acme") -> Principal:
         """Return a person who may approve, and is known to the directory."""
@@ -166,7 +182,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             wake=process.wrap(self.wake, StoreUnavailable),
             clock=self.clock,
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             release=self.release,
             controls=process.wrap(self.controls, StoreUnavailable),
             contracts={name: tool.contract for name, tool in self.tools.items()},
@@ -179,7 +195,7 @@ class MemoryCloud:
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             model=process.wrap(self.model, ModelUnavailable),
             tool_runner=process.wrap(self.tool_runner, ToolLost),
             facts=process.wrap(self.facts, FactsUnavailable),
@@ -241,7 +257,10 @@ class MemoryCloud:
         self._survive(lambda sweeper: sweeper.bury(tenant_id, run_id, owner=owner, cause="Timeout"))
 
     def work(self, job: ToolJob) -> None:
-        """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while."""
+        """Let the queue's worker do a job; one that it returns, or died on, is delivered again after a while.
+
+        So often, and then it is among the dead letters.
+        """
         process = Process(self.strike)
         worker = QueueWorker(
             log=process.wrap(self.log, LogContended),
@@ -256,10 +275,16 @@ class MemoryCloud:
             controls=process.wrap(self.controls, StoreUnavailable),
             agent=self.release.agent,
         )
+        self._deliveries[job] += 1
+        is_last = self._deliveries[job] == MAX_RECEIVES
         try:
-            work(worker, job, until=self.clock.now() + self._worker_time)
-        except (Killed, TryLater):
-            self._returned.append(job)
+            if is_last:
+                give_up(worker, job)
+            work(worker, job, until=self.clock.now() + self.worker_time)
+        except (Killed, TryLater, JobPoisoned):
+            if is_last:
+                del self._deliveries[job]
+            (self.dead_letters if is_last else self._returned).append(job)
 
     def state(self, run_id: str, *, tenant_id: str = "acme") -> RunState:
         """Return a run's state.
@@ -286,13 +311,14 @@ class MemoryCloud:
         return Dispatcher(
             lines=process.wrap(self.lines, StoreUnavailable),
             queue=process.wrap(self.queue, StoreUnavailable),
-            limits=self.limits,
+            limits=process.wrap(self.limits, StoreUnavailable),
             clock=self.clock,
         )
 
-    def _survive(self, act: Callable[[Sweeper], object]) -> None:
-        process = Process(self.strike)
-        sweeper = Sweeper(
+    def sweeper(self, process: Process | None = None) -> Sweeper:
+        """Return what looks after runs that nobody holds."""
+        process = process or Process(self.strike)
+        return Sweeper(
             log=process.wrap(self.log, LogContended),
             ledger=process.wrap(self.ledger, StoreUnavailable),
             allowances=process.wrap(self.allowances, StoreUnavailable),
@@ -300,5 +326,7 @@ class MemoryCloud:
             dispatcher=self.dispatcher(process),
             clock=self.clock,
         )
+
+    def _survive(self, act: Callable[[Sweeper], object]) -> None:
         with suppress(Killed, TryLater):
-            act(sweeper)
+            act(self.sweeper())

@@ -2,12 +2,14 @@
 
 It sees what the model reads and writes as text; not tool definitions, calls or results (Bedrock user guide, "Include a
 guardrail with the Converse API"). The release's own guards see those, and everything else that must hold without AWS.
-A change makes a new version, and functions are moved to it: a version never changes under a running agent.
+A change makes a new version, and functions are moved to it: a version never changes under a running agent, nor goes
+from under it. Old ones stay until the guardrail goes; Bedrock keeps twenty.
 """
 
 import hashlib
 import json
 
+from aws_cdk import RemovalPolicy
 from aws_cdk import aws_bedrock as bedrock
 from constructs import Construct
 
@@ -61,6 +63,8 @@ class ModelGuardrail(Construct):
             guardrail_identifier=guardrail.attr_guardrail_id,
             description=f"options {digest}",
         )
+        # An invocation that began before the deployment goes on with the version it was told.
+        version.apply_removal_policy(RemovalPolicy.RETAIN)
         self.arn = guardrail.attr_guardrail_arn
         self.guardrail_id = guardrail.attr_guardrail_id
         self.version = version.attr_version

@@ -3,9 +3,12 @@
 IAM grants add up: without this, one careless `lambda:*` somewhere in the account opens the agent's door. A deny in
 the resource policy is not outvoted. It must stand alone: `AWS::Lambda::Permission` on the same function would be
 overwritten by it, so nothing but roles can be let in (no API, no service).
+
+A function's ARN has no wildcard at its end: `<arn>:$LATEST`, and each version, is another resource of the same code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -15,18 +18,22 @@ from stacks.constructs.room_function import RoomFunction
 
 def lock_door(function: RoomFunction, *, callers: Sequence[str]) -> None:
     """Let only the roles with these ARNs invoke `function`."""
+    others = {"ArnNotEquals": {"aws:PrincipalArn": list(callers)}}
+    policy = refusal(function, "OnlyTheRoomsNextDoor", others)
+    lambda_.CfnResourcePolicy(
+        function, "OnlyCallers", resource_arn=function.function.function_arn, policy_document=policy
+    )
+
+
+def refusal(function: RoomFunction, sid: str, whom: Mapping[str, Mapping[str, Any]]) -> iam.PolicyDocument:
+    """Return the policy that lets none invoke `function` for whom these conditions hold, by whatever name it goes."""
     arn = function.function.function_arn
     deny = iam.PolicyStatement(
-        sid="OnlyTheRoomsNextDoor",
+        sid=sid,
         effect=iam.Effect.DENY,
         principals=[iam.AnyPrincipal()],
-        actions=["lambda:InvokeFunction"],
-        resources=[arn],
-        conditions={"ArnNotEquals": {"aws:PrincipalArn": list(callers)}},
+        actions=["lambda:InvokeFunction", "lambda:InvokeAsync"],  # the latter is deprecated, and answers
+        resources=[arn, f"{arn}:*"],
+        conditions=whom,
     )
-    lambda_.CfnResourcePolicy(
-        function,
-        "OnlyCallers",
-        resource_arn=arn,
-        policy_document=iam.PolicyDocument(statements=[deny]),
-    )
+    return iam.PolicyDocument(statements=[deny])

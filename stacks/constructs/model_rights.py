@@ -1,4 +1,4 @@
-"""The right to call exactly one model: one that the release pins.
+"""The right to call exactly one model: one that a release pins.
 
 A cross-region profile needs its own ARN and that of the foundation model it routes to; the condition on the latter
 says "only through this profile", so the model can't be called past it. A `global.` profile routes to a foundation
@@ -9,6 +9,7 @@ Source: Amazon Bedrock User Guide, "Prerequisites for inference profiles" and "G
 from aws_cdk import Aws, Stack
 
 from stacks.constructs.room_function import RoomFunction
+from stacks.findings import accept
 
 ACTIONS = ["bedrock:InvokeModelWithResponseStream"]
 """What ConverseStream asks for; plain Converse and InvokeModel stay refused."""
@@ -24,6 +25,12 @@ def allow_model(function: RoomFunction, model_id: str) -> None:
     profile = stack.format_arn(service="bedrock", resource="inference-profile", resource_name=model_id)
     function.may(ACTIONS, [profile])
     regions = [Aws.REGION, ""] if area == "global" else ["*"]
+    if area != "global":
+        accept(
+            function.role,
+            "Which regions of its area a profile routes to is AWS's to extend; the condition names the profile.",
+            f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:bedrock:*::foundation-model/{model}]",
+        )
     function.may(
         ACTIONS,
         [_foundation_model(region, model) for region in regions],

@@ -11,6 +11,7 @@ from constructs import Construct
 
 from lambdas.settings import AdministerSettings
 from stacks.config import Stage
+from stacks.constructs.locked_door import refusal
 from stacks.constructs.room_function import RoomFunction, role_arn
 from stacks.state import StateStack
 
@@ -53,14 +54,6 @@ class OperatorsDoor(Construct):
             description=f"Keepgate {stage.name}: operate the platform, through lambdas/administer.py",
             statements=[iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[arn])],
         )
-        deny = iam.PolicyStatement(
-            sid="NoRoomOperatesThePlatform",
-            effect=iam.Effect.DENY,
-            principals=[iam.AnyPrincipal()],
-            actions=["lambda:InvokeFunction"],
-            resources=[arn],
-            conditions={"ArnEquals": {"aws:PrincipalArn": [role_arn(self, stage, door) for door in ROOMS]}},
-        )
-        lambda_.CfnResourcePolicy(
-            self, "NotTheRooms", resource_arn=arn, policy_document=iam.PolicyDocument(statements=[deny])
-        )
+        rooms = [role_arn(self, stage, door) for door in ROOMS]
+        deny = refusal(self.administer, "NoRoomOperatesThePlatform", {"ArnEquals": {"aws:PrincipalArn": rooms}})
+        lambda_.CfnResourcePolicy(self, "NotTheRooms", resource_arn=arn, policy_document=deny)

@@ -54,6 +54,7 @@ class RoomFunction(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         self.door = door = settings.service
+        self.name = stage.function_name(door)
         self.log_group = logs.LogGroup(
             self,
             "Logs",
@@ -71,7 +72,7 @@ class RoomFunction(Construct):
         self.function = lambda_.Function(
             self,
             "Function",
-            function_name=stage.function_name(door),
+            function_name=self.name,
             description=f"Keepgate {stage.name}: lambdas/{door}.py",
             runtime=RUNTIME,
             architecture=lambda_.Architecture.ARM_64,

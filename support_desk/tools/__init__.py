@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.pinned_tools import from_text
+from agent.pinned_tools import read
 from agent.tools import by_name
 from support_desk.tools.export_orders import export_orders
 from support_desk.tools.issue_refund import issue_refund
@@ -14,4 +14,4 @@ from support_desk.tools.search_policy import search_policy
 _LOCK = Path(__file__).parent.parent / "mcp.lock.json"
 _OWN = (search_policy, lookup_order, list_orders, save_draft, issue_refund, export_orders)
 
-TOOLS = by_name([*_OWN, *from_text(_LOCK.read_text(encoding="utf-8"))])
+TOOLS = by_name([*_OWN, *read(_LOCK)])

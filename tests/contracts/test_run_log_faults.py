@@ -269,7 +269,7 @@ def test_keys_and_deltas_have_an_end_of_life_and_runs_have_none(log: DynamoDbRun
     log.write_delta("acme", header.run_id, Delta(seq=2, index=0, part=0, offset=0, text="x"))
     items = aws("dynamodb").scan(TableName=log._table)["Items"]
     lives = {i["sk"]["S"][:2]: int(i["expires_at"]["N"]) - NOW.timestamp() for i in items if "expires_at" in i}
-    assert lives == {"K#": 24 * 3600, "D#": 3600, "IN": 7 * 24 * 3600, "OP": 7 * 24 * 3600}  # the last two: sets
+    assert lives == {"K#": 24 * 3600, "D#": 3600, "IN": 8 * 24 * 3600, "OP": 8 * 24 * 3600}  # the last two: sets
     assert "secret-key" not in str(items)
 
 

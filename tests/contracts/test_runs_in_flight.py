@@ -4,13 +4,17 @@ import itertools
 from functools import partial
 
 import pytest
+from annotated_types import Le
 
 from agent import sessions
+from agent.aws import run_sets
 from agent.endings import EndReason, Status
 from agent.errors import SessionBusy, TooManyRuns
 from agent.events import RunEnded
 from agent.ports.run_log import NewRun, RunLog
+from agent.release import Caps
 from agent.run_header import RunHeader
+from agent.sweep import LONGEST_BACKOFF
 from tests.contracts.facts import NOW, claim, new_run
 from tests.contracts.racing import race
 from tests.contracts.test_run_log import log
@@ -29,6 +33,11 @@ def refused(log: RunLog, run: NewRun) -> TooManyRuns:
     assert log.header("acme", run.event.run_id) is None
     assert log.events("acme", run.event.run_id) == []
     return refusal.value
+
+
+def test_a_set_outlives_the_longest_run_and_what_the_sweeper_needs_to_end_it() -> None:
+    [longest_s] = [bound.le for bound in Caps.model_fields["max_duration_s"].metadata if isinstance(bound, Le)]
+    assert longest_s + LONGEST_BACKOFF.total_seconds() < run_sets.SET_LIFE_S
 
 
 def test_a_user_has_as_many_runs_in_flight_as_allowed_and_the_next_when_one_has_ended(log: RunLog) -> None:

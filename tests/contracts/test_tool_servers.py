@@ -358,6 +358,7 @@ def test_nothing_a_server_says_reaches_logs_or_traces_and_no_id_of_ours_reaches_
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
         *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00:ec2::254", "ff02::1", "::ffff:169.254.169.254"),
         *("64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "not an address", ""),
+        *("::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::a9fe:a9fe", "fec0::1", "5f00::1", "2001:0:a9fe:a9fe::1"),
     ],
 )
 def test_no_address_but_a_public_one_is_called(address: str) -> None:

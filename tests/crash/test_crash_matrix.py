@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -45,6 +46,13 @@ def queued(strike: Strike) -> SampleCloud:
     return SampleCloud(asks(("ship", {"item": "a"})), asks(("export", {"item": "b"})), says("Exported."), strike=strike)
 
 
+def given_up(strike: Strike) -> SampleCloud:
+    # No worker has the time that the tool may take, so the job comes again and again, and is a dead letter at last.
+    cloud = SampleCloud(asks(("ship", {"item": "a"})), says("Sorry."), strike=strike)
+    cloud.worker_time = timedelta(seconds=60)
+    return cloud
+
+
 def retried(strike: Strike) -> SampleCloud:
     throttled = [[ModelThrottled("slow down")]]
     return SampleCloud(
@@ -68,6 +76,18 @@ def cancelled(strike: Strike) -> SampleCloud:
         [TextDelta(0, "I am"), cancel, until_over, *says(" still talking.")],
         strike=strike,
     )
+    return cloud
+
+
+def cancelled_while_it_waits(strike: Strike) -> SampleCloud:
+    # Its job gets no slot, so it waits until its user, who asks until it is heard, gives up.
+    cloud = SampleCloud(asks(("ship", {"item": "a"})), limits=replace(AMPLE, tenant_jobs=0), strike=strike)
+
+    def cancel() -> None:
+        with suppress(Killed, TryLater, RunOver):
+            cloud.cancel(f"run_{1:026d}", process=Process(cloud.strike))
+
+    cloud.each_minute = cancel
     return cloud
 
 
@@ -165,6 +185,8 @@ def waiting_for_the_session(strike: Strike) -> SampleCloud:
 
 
 PROOFS: dict[str, Callable[[SampleCloud], bool]] = {
+    "cancelled_while_it_waits": lambda cloud: waits(cloud) == [("tool",)] and not cloud.effects,
+    "given_up": lambda cloud: len(cloud.dead_letters) == 1 and not cloud.effects,
     "falls_back": lambda cloud: asked(cloud) == {MODEL: 2, FALLBACK: 2},
     "a_breaker_opens": lambda cloud: asked(cloud) == {MODEL: 1, FALLBACK: 2} and bool(cloud.breakers.open_until),
     "a_model_is_probed": lambda cloud: asked(cloud) == {MODEL: 2} and not cloud.breakers.open_until,
@@ -194,8 +216,10 @@ SCENARIOS: dict[str, Callable[[Strike], SampleCloud]] = {
         once,
         mixed_turn,
         queued,
+        given_up,
         retried,
         cancelled,
+        cancelled_while_it_waits,
         out_of_budget,
         out_of_turns,
         handed_over,

@@ -8,6 +8,7 @@ matrix in memory strikes.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -16,14 +17,17 @@ from botocore.config import Config
 from moto import mock_aws
 
 from agent.aws.allowances import DynamoDbAllowances
+from agent.aws.controls import DynamoDbControlBook
 from agent.aws.dynamodb import Backoff
+from agent.aws.job_lines import SLOTS, DynamoDbJobLines
 from agent.aws.ledger import DynamoDbLedger
+from agent.aws.limits import DynamoDbLimitBook
 from agent.aws.run_log import DynamoDbRunLog
 from agent.errors import TryLater
 from agent.events import ToolOutcomeUnknown
-from agent.limits import Limits
+from agent.ports.run_log import RunLog
 from agent.testing.crash import Killed
-from agent.testing.limits import MemoryLimitBook
+from agent.testing.limits import AMPLE, MemoryLimitBook
 from agent.testing.model import asks, says
 from agent.testing.tables import create_table
 from tests.contracts.wire import Fault, Wire, cancelled, error, lose_reply
@@ -31,7 +35,7 @@ from tests.demands import require_counted, require_session_goes_on, require_sett
 from tests.sample_agent import ALLOWANCES, QUESTION, SampleCloud
 
 NO_SDK_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
-COUNTS = Limits(0, 0, 0, allowances={f"pay.{name}": 1 for name in ALLOWANCES})
+COUNTS = replace(AMPLE, allowances={f"{tool}.{name}": 1 for tool in ("pay", "ship") for name in ALLOWANCES})
 """Enough for one call: a holder that took twice would be refused."""
 TRANSACTION = "TransactWriteItems"
 
@@ -88,22 +92,32 @@ def dynamodb(wire: StruckWire, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
         yield wire.plug(session.client("dynamodb", config=NO_SDK_RETRIES))
 
 
-def a_cloud(dynamodb: Any, number: int) -> SampleCloud:
-    runs, ledger, backoff = f"runs-{number}", f"ledger-{number}", Backoff(sleep=lambda _: None)
+def a_cloud(dynamodb: Any, number: int, tool: str) -> SampleCloud:
+    runs, ledger, control = f"runs-{number}", f"ledger-{number}", f"control-{number}"
+    backoff = Backoff(sleep=lambda _: None)
     create_table(dynamodb, runs, by_user=("user_key", "run_id"), by_due=("due_shard", "due_at"))
     create_table(dynamodb, ledger)
-    return SampleCloud(
-        asks(("pay", {"item": "a"})),
+    create_table(dynamodb, control)
+    cloud = SampleCloud(
+        asks((tool, {"item": "a"})),
         says("All done."),
         log=DynamoDbRunLog(dynamodb, runs, backoff=backoff),
+        lines=DynamoDbJobLines(dynamodb, runs, backoff=backoff),
         ledger=DynamoDbLedger(dynamodb, ledger, MemoryLimitBook(), shards=1, backoff=backoff),
         allowances=DynamoDbAllowances(dynamodb, ledger, MemoryLimitBook(COUNTS), backoff=backoff),
         allowances_of_tools=ALLOWANCES,
     )
+    # Read here: each decision, and each look at a line.
+    cloud.limits = DynamoDbLimitBook(dynamodb, control, COUNTS, clock=cloud.clock, backoff=backoff)
+    cloud.controls = DynamoDbControlBook(dynamodb, control, clock=cloud.clock, backoff=backoff)
+    return cloud
 
 
-def test_every_request_to_dynamodb(dynamodb: Any, wire: StruckWire, crash_points: Callable[[str, int], None]) -> None:
-    require_same_end(a_cloud(dynamodb, 0), wire, None)
+@pytest.mark.parametrize("tool", ["pay", "ship"])
+def test_every_request_to_dynamodb(
+    tool: str, dynamodb: Any, wire: StruckWire, crash_points: Callable[[str, int], None]
+) -> None:
+    require_same_end(a_cloud(dynamodb, 0, tool), wire, None, tool)
     requests = wire.requests
     points = [
         (at, name)
@@ -112,13 +126,20 @@ def test_every_request_to_dynamodb(dynamodb: Any, wire: StruckWire, crash_points
         if operation == TRANSACTION or name != "conflict with"
     ]
     for number, (at, name) in enumerate(points, start=1):
-        require_same_end(a_cloud(dynamodb, number), wire, (at, FAULTS[name]), f"{name} {requests[at]} ({at})")
+        where = f"{name} {requests[at]} ({at})"
+        require_same_end(a_cloud(dynamodb, number, tool), wire, (at, FAULTS[name]), tool, where)
     assert requests.count(TRANSACTION) >= 8
-    crash_points("on_dynamodb", len(points))
+    crash_points(f"on_dynamodb {tool}", len(points))
+
+
+def rows(log: RunLog) -> list[Any]:
+    assert isinstance(log, DynamoDbRunLog)
+    found: list[Any] = log._client.scan(TableName=log._table)["Items"]
+    return found
 
 
 def require_same_end(
-    cloud: SampleCloud, wire: StruckWire, strike: tuple[int, Fault] | None, where: str = "undisturbed"
+    cloud: SampleCloud, wire: StruckWire, strike: tuple[int, Fault] | None, tool: str, where: str = "undisturbed"
 ) -> None:
     run = cloud.ask(QUESTION, session_id="s")
     wire.begin(strike)
@@ -136,8 +157,12 @@ def require_same_end(
     for balance in cloud.ledger.balances("acme", "ann", at=cloud.clock.now()).values():
         assert balance.limit_micros - balance.remaining_micros == header.spent_micros, where
     require_counted(cloud, state, where)
-    result, effects = state.turns[0].results["call_1_0"], cloud.effects[f"pay {run}/call_1_0"]
+    assert not cloud.lines.take("acme", slots=1, at=cloud.clock.now()), where
+    assert not any("ids" in row for row in rows(cloud.log) if row["sk"] == SLOTS), where
+    result, effects = state.turns[0].results["call_1_0"], cloud.effects[f"{tool} {run}/call_1_0"]
     if isinstance(result, ToolOutcomeUnknown):
         assert effects <= 1, where
+    elif "limits_unavailable" in result.content or "controls_unavailable" in result.content:
+        assert effects == 0, where
     else:  # a tool's room that can't read the log says so, and does nothing
         assert effects == (1 if result.outcome == "ok" else 0), where

@@ -332,6 +332,23 @@ def test_the_locked_doors_refuse_every_other_principal_whatever_it_is_allowed(
         assert decision == ("Allowed" if door in callers else "ExplicitlyDenied"), door
 
 
+@pytest.mark.parametrize("function", ["run_agent", "run_tool", "administer"])
+def test_a_locked_door_is_locked_under_each_of_its_names_and_in_each_way(
+    simulator: Simulator, account: Account, function: str
+) -> None:
+    """`$LATEST` and versions are resources of their own, to which a deny of the bare function says nothing."""
+    everything = [{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}]
+    arn, lock = account.functions[function], account.locks[function]
+    ways = product(("InvokeFunction", "InvokeAsync"), (arn, f"{arn}:$LATEST", f"{arn}:7"))
+    refused(
+        simulator,
+        *(
+            Request("stream_events", f"lambda:{action}", name, resource_policy=lock, policies=everything)
+            for action, name in ways
+        ),
+    )
+
+
 def test_without_its_lock_a_door_would_open_to_any_careless_right(simulator: Simulator, account: Account) -> None:
     """The guard broken on purpose."""
     everything = [{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}]
@@ -357,7 +374,7 @@ def test_the_agent_streams_from_the_pinned_models_through_their_profiles_and_not
     simulator: Simulator, account: Account
 ) -> None:
     stream, profile_key = "bedrock:InvokeModelWithResponseStream", "bedrock:InferenceProfileArn"
-    for model in read_model_ids("support_desk", "support-desk-1"):
+    for model in read_model_ids("support_desk"):
         profile = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:inference-profile/{model}"
         foundation = f"arn:aws:bedrock:{REGION}::foundation-model/{model.partition('.')[2]}"
         through, past = {profile_key: profile}, {profile_key: f"{profile}-other"}

@@ -250,9 +250,11 @@ def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(pro
     found = {}
     for policy in template.properties("AWS::Lambda::ResourcePolicy"):
         [deny] = policy["PolicyDocument"]["Statement"]
-        assert (deny["Effect"], deny["Principal"], deny["Action"]) == ("Deny", {"AWS": "*"}, "lambda:InvokeFunction")
-        assert deny["Resource"] == policy["ResourceArn"]
-        locked = template.document["Resources"][deny["Resource"]["Fn::GetAtt"][0]]["Properties"]["FunctionName"]
+        assert (deny["Effect"], deny["Principal"]) == ("Deny", {"AWS": "*"})
+        assert set(deny["Action"]) == {"lambda:InvokeFunction", "lambda:InvokeAsync"}
+        assert deny["Resource"] == [policy["ResourceArn"], {"Fn::Join": ["", [policy["ResourceArn"], ":*"]]}]
+        logical_id = policy["ResourceArn"]["Fn::GetAtt"][0]
+        locked = template.document["Resources"][logical_id]["Properties"]["FunctionName"]
         [(test, condition)] = deny["Condition"].items()
         if prod.door_of(locked) == "administer":
             continue

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from cfnlint import api as cfn_lint
 import app
 from agent import contract_lock
 from agent.errors import ConfigurationInvalid
+from stacks import contracts
 from stacks.config import STAGES, DeniedTopic
 from stacks.contracts import read_rights
 from tests.infrastructure.templates import Deployment, synthesize
@@ -185,10 +187,10 @@ def test_a_job_is_taken_alone_and_ends_in_the_dead_letter_queue_after_the_delive
 
 
 def test_a_failed_wake_up_is_never_repeated_and_goes_to_the_sweeper_at_once(deployment: Deployment) -> None:
-    [config] = deployment.of_type("AWS::Lambda::EventInvokeConfig")
+    template = deployment["Agent"]
+    [config] = [c for c in deployment.of_type("AWS::Lambda::EventInvokeConfig") if "DestinationConfig" in c]
     assert config["MaximumRetryAttempts"] == 0
     assert config["MaximumEventAgeInSeconds"] <= 300
-    template = deployment["Agent"]
     sweeper = config["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0]
     agent = config["FunctionName"]["Ref"]
     names = {name: f["Properties"]["FunctionName"] for name, f in template.of_type("AWS::Lambda::Function").items()}
@@ -196,10 +198,31 @@ def test_a_failed_wake_up_is_never_repeated_and_goes_to_the_sweeper_at_once(depl
     assert names[sweeper].endswith("sweep-runs")
 
 
+def test_what_waits_for_the_sweeper_is_tried_again_and_does_not_pile_up_for_hours(deployment: Deployment) -> None:
+    template = deployment["Agent"]
+    functions = template.of_type("AWS::Lambda::Function")
+    configs = {
+        functions[config["FunctionName"]["Ref"]]["Properties"]["FunctionName"]: config
+        for config in template.properties("AWS::Lambda::EventInvokeConfig")
+    }
+    sweeping = configs[f"keepgate-{deployment.stage.name}-sweep-runs"]
+    assert sweeping["MaximumRetryAttempts"] == 2
+    assert sweeping["MaximumEventAgeInSeconds"] == deployment.functions()["run_agent"]["Timeout"]
+
+
 def test_the_sweeper_runs_each_minute(deployment: Deployment) -> None:
     [rule] = deployment.of_type("AWS::Events::Rule")
     assert rule["ScheduleExpression"] == "rate(1 minute)"
     assert rule["State"] == "ENABLED"
+
+
+def test_no_stack_imports_a_function_which_then_could_not_be_replaced(deployment: Deployment) -> None:
+    """CloudFormation refuses to change an export that is in use: `isolates_tenants` could not be turned on or off."""
+    for part in ("Agent", "Edge"):
+        functions = deployment[part].of_type("AWS::Lambda::Function")
+        for name, output in deployment[part].document["Outputs"].items():
+            if "Export" in output:
+                assert output["Value"].get("Ref") not in functions, name
 
 
 def test_the_outputs_are_those_that_the_local_cloud_and_operators_read(deployment: Deployment) -> None:
@@ -238,6 +261,16 @@ def test_every_log_group_masks_personal_data_and_secrets(deployment: Deployment)
     assert unmasking == []
 
 
+def test_a_pattern_of_our_own_is_one_that_cloudwatch_logs_takes(deployment: Deployment) -> None:
+    """The user guide, "Custom data identifiers": a log group with any other sign is refused at the deployment."""
+    for group in deployment.of_type("AWS::Logs::LogGroup"):
+        own = group["DataProtectionPolicy"]["Configuration"]["CustomDataIdentifier"]
+        assert 0 < len(own) <= 10
+        for identifier in own:
+            assert re.fullmatch(r"[A-Za-z0-9_-]{1,128}", identifier["Name"])
+            assert re.fullmatch(r"[A-Za-z0-9_#=@/;,\- ^$?\[\]{}|\\*+.]{1,200}", identifier["Regex"])
+
+
 def test_model_calls_pass_a_guardrail_where_the_stage_has_one(deployment: Deployment) -> None:
     guardrails = deployment.of_type("AWS::Bedrock::Guardrail")
     assert len(guardrails) == bool(deployment.stage.guardrail_strength)
@@ -266,6 +299,36 @@ def test_a_stages_denied_topics_are_its_guardrails_and_a_change_is_a_new_version
     before = synthesize(STAGES["dev"], tmp_path / "b")["Agent"]
     [new], [old] = (set(t.of_type("AWS::Bedrock::GuardrailVersion")) for t in (template, before))
     assert new != old
+
+
+def test_a_version_of_the_guardrail_outlives_the_deployment_that_replaces_it(deployment: Deployment) -> None:
+    for version in deployment["Agent"].of_type("AWS::Bedrock::GuardrailVersion").values():
+        assert version["DeletionPolicy"] == version["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.fixture
+def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of agents that the stacks read from, with the sample's in it."""
+    copy = tmp_path / "support_desk"
+    shutil.copytree(contracts.ROOT / "support_desk", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(contracts, "ROOT", tmp_path)
+    return copy / "releases"
+
+
+def test_the_agent_may_call_the_models_of_every_release_that_some_run_may_have_begun_under(agents: Path) -> None:
+    newest = (agents / "support-desk-1.toml").read_text(encoding="utf-8")
+    (agents / "support-desk-2.toml").write_text(newest.replace("claude-haiku-4-5-20251001-v1:0", "claude-haiku-9-v1:0"))
+    found = contracts.read_model_ids("support_desk")
+    assert "global.anthropic.claude-haiku-9-v1:0" in found
+    assert "global.anthropic.claude-haiku-4-5-20251001-v1:0" in found
+
+
+def test_a_release_may_keep_its_model_to_an_area(agents: Path, tmp_path: Path) -> None:
+    for release in agents.glob("*.toml"):
+        text = release.read_text(encoding="utf-8").replace("global.anthropic", "eu.anthropic")
+        release.write_text(text, encoding="utf-8")
+    policies = synthesize(STAGES["dev"], tmp_path / "out")["Agent"].properties("AWS::IAM::Policy")
+    assert "inference-profile/eu.anthropic.claude-haiku-4-5-20251001-v1:0" in json.dumps(policies)
 
 
 def test_a_strength_there_is_not_is_refused() -> None:

@@ -387,7 +387,17 @@ def test_each_allowance_of_the_desk_has_a_number_in_each_stage_and_no_number_is_
 
 @pytest.mark.parametrize(
     "text",
-    ["[pay]\ncalls = 3", '[pay]\n"calls.user_day" = "3"', '[pay]\n"calls.user_day" = -1', '[pay]\n"x.day" = 1', "[pay"],
+    [
+        "[pay]\ncalls = 3",
+        '[pay]\n"calls.user_day" = "3"',
+        '[pay]\n"calls.user_day" = -1',
+        '[pay]\n"x.day" = 1',
+        "[pay",
+        "pay = 3",
+        "stages = 3",
+        "[stages]\ndev = 3",
+        "[stages.dev]\npay = 3",
+    ],
 )
 def test_a_file_of_limits_that_says_anything_else_is_refused(tmp_path, text):
     path = tmp_path / "limits.toml"

@@ -26,7 +26,7 @@ from agent.identity import Principal, Role
 from agent.ports.policy import PolicyDecision, PolicyQuery
 from agent.testing.model import asks, says
 from agent.testing.rooms import FixedPolicy
-from tests.sample_agent import QUESTION, SampleCloud, tools
+from tests.sample_agent import ALLOWANCES, QUESTION, SampleCloud, tools
 
 ASKED = FixedPolicy({"pay": "ask", "save": "ask", "ship": "ask"})
 PAY = ("pay", {"item": "a"})
@@ -416,6 +416,44 @@ def test_while_nobody_can_say_who_people_are_nothing_starts(monkeypatch):
     cloud.run_until_idle()
     assert len(asked) > 20
     assert cloud.effects == {f"pay {run}/call_1_0": 1}
+
+
+@pytest.mark.parametrize(("port", "read"), [("controls", "effective"), ("limits", "of")])
+def test_whichever_look_at_operators_changes_fails_the_approval_waits_and_is_not_void(monkeypatch, port, read):
+    # Each is looked at more than once before a start; which of the looks meets the silence is chance.
+    looks = 1
+    for failing in range(20):
+        if failing >= looks:
+            return
+        cloud, run = parked(allowances_of_tools=ALLOWANCES)
+        cloud.decide(approval(cloud, run))
+        cloud.wake.runs.clear()
+        answer, asked = getattr(getattr(cloud, port), read), []
+
+        def silent(*question, answer=answer, asked=asked, failing=failing, **how):
+            asked.append(question)
+            if len(asked) == failing + 1:
+                raise StoreUnavailable("no")
+            return answer(*question, **how)
+
+        monkeypatch.setattr(getattr(cloud, port), read, silent)
+        cloud.invoke("acme", run)
+        cloud.run_until_idle()
+        looks = max(looks, len(asked))
+        assert code_of(only_result(cloud, run)) == "ok", failing
+        assert cloud.effects == {f"pay {run}/call_1_0": 1}
+    pytest.fail("it looks too often")
+
+
+def test_an_approval_that_the_requester_gave_in_some_way_is_void():
+    cloud, run = parked()
+    both = ANN.model_copy(update={"roles": frozenset({Role.USER, Role.APPROVER})})
+    cloud.directory.put(both)
+    forged = ApprovalDecided(approval_id=approval(cloud, run), call_id="call_1_0", by="ann", decision="approve")
+    cloud.log.append(cloud.log.header("acme", run), [forged], at=cloud.clock.now(), outside=True)
+    cloud.run_until_idle()
+    assert code_of(only_result(cloud, run)) == "approval_void"
+    assert cloud.effects == Counter()
 
 
 def test_what_the_model_says_about_approvals_approves_nothing():

@@ -15,7 +15,6 @@ from agent.events import RunEnded
 from agent.identity import Principal, Role
 from agent.pricing import Price, Prices
 from agent.queued_calls import QueueWorker
-from agent.sweep import Sweeper
 from agent.testing.cloud import MemoryCloud
 from agent.testing.model import ScriptedModel, asks, says
 from agent.testing.rooms import FixedPolicy
@@ -115,15 +114,7 @@ class Doors:
             releases=lambda _: release,
         )
         self.queue = work_tool_queue.door(worker, self.tell, max_receives=3)
-        sweeper = Sweeper(
-            log=cloud.log,
-            ledger=cloud.ledger,
-            allowances=cloud.allowances,
-            wake=cloud.wake,
-            dispatcher=cloud.dispatcher(),
-            clock=cloud.clock,
-        )
-        self.sweep = enter(sweep_runs.door(sweeper))
+        self.sweep = enter(sweep_runs.door(cloud.sweeper()))
         self.problems: list[str] = []
 
     def ask(self, method: str, path: str, body: object = None, **how: Any) -> Answer:

@@ -224,7 +224,7 @@ def test_an_unexpected_end_is_a_result_without_internals(text: str) -> None:
     assert "secret" not in reply.content + str(record.__dict__)
     assert "ValueError" not in reply.content
     assert getattr(record, "tool", None) == "note"
-    assert "test_execution.py:" in str(getattr(record, "at", "")) or text == "exit"
+    assert "test_execution.py:" in str(getattr(record, "places", "")) or text == "exit"
 
 
 def test_an_action_the_contract_does_not_list_fails() -> None:

@@ -15,6 +15,7 @@ from agent.guards import AnyGuard
 from agent.hold_back import HoldBack
 from agent.streamed_answer import joined
 from tests.unit.test_detectors import EXAMPLES, fullwidth
+from tests.unit.test_guards import OTHERWISE
 
 ABOUT = About("acme")
 TABLES = [
@@ -42,6 +43,7 @@ HOSTILE = [
     "www.evil.example",
     "![x](https://shop.example/a.png)",
     "[x]: https://evil.example",
+    *OTHERWISE,
     "<img src=x>",
     "<a href='https://evil.example'>",
     "javascript:alert(1)",
@@ -152,6 +154,17 @@ def test_each_hostile_text_is_one(hostile: str) -> None:
 @pytest.mark.parametrize("harmless", HARMLESS)
 def test_each_harmless_text_is_one(harmless: str) -> None:
     assert judged(harmless) == []
+
+
+@pytest.mark.parametrize("hostile", OTHERWISE)
+def test_the_window_of_links_alone_keeps_an_address_back_however_it_is_spelt(hostile: str) -> None:
+    text = f"It is {hostile} there. " + "All is well. " * 40
+    links = [guard for guard in GUARDS if guard.called == "links"]
+    [first, *_] = sorted(found[1] for found in judged(text))
+    for size in (1, 7, 50):
+        held, parts = stream([(0, piece) for piece in cut(text, [size])], links)
+        assert held.has_fired
+        assert len(parts.get(0, "")) <= first
 
 
 def test_without_the_window_a_part_of_a_finding_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,3 +80,46 @@ def test_what_was_approved_before_force_review_came_on_starts_because_a_person_h
     cloud.decide(cloud.state(run).header.approvals[0].approval_id)
     cloud.run_until_idle()
     assert cloud.effects == {f"pay {run}/call_1_0": 1}
+
+
+SHIP = ("ship", {"item": "a"})
+
+
+def test_a_queued_effect_that_was_allowed_before_force_review_came_on_does_not_begin_and_can_be_asked_for_again():
+    cloud = SampleCloud(asks(SHIP), asks(SHIP), says("Done."))
+    run = cloud.ask(QUESTION)
+    cloud.invoke("acme", run)
+    switch_on(cloud, "force_review")
+    cloud.deliver()
+    first, second = cloud.state(run).turns
+    assert json.loads(first.results["call_1_0"].content)["error"] == "review_needed"
+    assert (second.completed.decisions[0].verdict.value, cloud.effects.total()) == ("ask", 0)
+    cloud.decide(cloud.state(run).header.approvals[0].approval_id)
+    cloud.run_until_idle()
+    assert cloud.effects == {f"ship {run}/call_2_0": 1}
+
+
+def test_force_review_that_comes_on_between_two_calls_of_a_turn_keeps_back_the_second_and_no_read():
+    cloud = SampleCloud(asks(SAVE, PAY, LOOK), says("Only saved."))
+    run = cloud.ask(QUESTION)
+    room = cloud.tool_runner.run
+
+    def flip(*ids, **how):
+        switch_on(cloud, "force_review")
+        return room(*ids, **how)
+
+    cloud.tool_runner.run = flip
+    cloud.run_until_idle()
+    assert cloud.effects == {f"save {run}/call_1_0": 1, f"look {run}/call_1_2": 1}
+    assert json.loads(cloud.state(run).turns[0].results["call_1_1"].content)["error"] == "review_needed"
+
+
+def test_a_queued_effect_that_a_person_approved_starts_under_force_review():
+    cloud = SampleCloud(asks(SHIP), says("Done."), policy=FixedPolicy({"ship": "ask"}))
+    run = cloud.ask(QUESTION)
+    cloud.deliver()
+    cloud.decide(cloud.state(run).header.approvals[0].approval_id)
+    cloud.invoke("acme", run)
+    switch_on(cloud, "force_review")
+    cloud.run_until_idle()
+    assert cloud.effects == {f"ship {run}/call_1_0": 1}

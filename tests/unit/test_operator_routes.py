@@ -138,8 +138,8 @@ def test_another_tenants_switch_and_a_missing_one_are_the_same_answer(desk: Desk
         ({"reason": "x" * 501}, "body.reason"),
         ({"for_s": 0}, "body.for_s"),
         ({"for_s": int(MAX_DURATION.total_seconds()) + 1}, "body.for_s"),
-        ({"for_s": None}, "body"),
-        ({"is_on": False}, "body"),
+        ({"for_s": None}, "body.for_s"),
+        ({"is_on": False}, "body.for_s"),
         ({"tenant_id": "globex"}, "body.tenant_id"),
         ({"by": "somebody"}, "body.by"),
     ],
@@ -148,6 +148,21 @@ def test_a_switch_that_is_none_is_refused(desk: Desk, change: dict[str, Any], fi
     answer = desk.post("/admin/switches", {**TOOL, **change})
     refused(answer, 400, "invalid_input", field)
     assert desk.get("/admin/audit").body["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": ""}, "tool needs a name"),
+        ({"kind": "new_runs"}, "new_runs has no name"),
+        ({"name": "a b"}, "this must match ^[A-Za-z0-9_.:@+/-]{0,128}$"),
+        ({"reason": " "}, "this must be more than blanks"),
+        ({"for_s": None}, "putting a switch on needs to say how long"),
+        ({"is_on": False}, "taking a switch off takes no time"),
+    ],
+)
+def test_what_is_wrong_with_a_switch_is_said_in_words(desk: Desk, change: dict[str, Any], said: str) -> None:
+    assert desk.post("/admin/switches", {**TOOL, **change}).body["detail"] == said
 
 
 def test_limits_are_lowered_for_the_tenant_and_for_a_user_and_left_to_the_platform_again(desk: Desk) -> None:
@@ -173,7 +188,10 @@ def test_limits_are_lowered_for_the_tenant_and_for_a_user_and_left_to_the_platfo
     [
         ({"name": "user_runs", "value": 6}, "body.value"),
         ({"name": "user_runs", "value": -1}, "body.value"),
-        ({"name": "platform_month_micros", "value": 1}, "body.value"),
+        ({"name": "platform_month_micros", "value": 1}, "body.name"),
+        ({"name": "sunshine", "value": 1}, "body.name"),
+        ({"name": "sunshine", "value": None}, "body.name"),
+        ({"name": "user_runs", "value": 10**9}, "body.value"),
         ({"name": "user_runs", "value": "1"}, "body.value"),
         ({"name": "user_runs", "value": 1, "user_id": "no user"}, "body.user_id"),
         ({"name": "user_runs", "value": 1, "tenant_id": "globex"}, "body.tenant_id"),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.contracts import Effect
+from agent.errors import ConfigurationInvalid
 from agent.events import Decision, Verdict
 from agent.identity import Principal, Role
 from agent.policy import CedarPolicy
@@ -254,3 +255,19 @@ def test_without_a_command_it_prints_the_matrix_and_changes_nothing(capsys: pyte
     with pytest.raises(SystemExit):
         main(["explain"])
     assert "needs --tool" in capsys.readouterr().err
+
+
+def test_a_pair_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigurationInvalid, match="'order_id' is no NAME=VALUE"):
+        explain("explain --role user --tool lookup_order --arg order_id")
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "no JSON", "[]", "{}", '{"data": 1}', '{"decisions": [{}]}', '{"decisions": 1}']
+)
+def test_a_file_that_is_no_recorded_event_is_named(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "event.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigurationInvalid, match=r"event\.json holds no model\.completed event"):
+        main(["explain", "--event", str(file)])

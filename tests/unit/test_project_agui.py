@@ -176,8 +176,8 @@ def test_a_denied_call_is_shown_as_denied_and_no_more() -> None:
     said = wire(read(RUNS["denied"]()))
     names = [event["toolCallName"] for event in said if event["type"] == "TOOL_CALL_START"]
     contents = [json.loads(event["content"]) for event in said if event["type"] == "TOOL_CALL_RESULT"]
-    assert names == ["issue_refund", "unknown", "issue_refund"]
-    assert contents == [{"status": "denied"}, {"status": "denied"}, {"status": "unfinished"}]
+    assert names == ["issue_refund", "unknown", "issue_refund", "unknown"]
+    assert contents == [{"status": "denied"}, {"status": "denied"}, {"status": "denied"}, {"status": "unfinished"}]
 
 
 def test_a_queued_run_says_that_it_waits_and_when_its_tool_runs() -> None:

@@ -36,6 +36,13 @@ def test_a_long_text_is_cut_also_within_what_it_hides() -> None:
 
 
 @pytest.mark.parametrize("secret", TEXTS)
+def test_where_a_long_text_is_cut_no_part_of_a_finding_is_left(secret: str) -> None:
+    for kept in (8, len(secret) // 2, len(secret) - 1):
+        head = "." * (MAX_CHARACTERS - len(CUT) - kept - 1)
+        assert secret[:8] not in redact(f"{head} {secret} and more, so that it is cut")
+
+
+@pytest.mark.parametrize("secret", TEXTS)
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -53,6 +60,7 @@ def test_no_place_in_a_value_is_overlooked(secret: str, wrap: Any) -> None:
 
 def test_a_number_is_looked_at_like_its_digits_and_plain_values_stay() -> None:
     assert redacted(4111111111111111) == "[card]"
+    assert "4111" not in str(redacted([4111111111111111.0]))
     plain = {"n": 5, "t": 1795186800123, "f": 0.5, "b": True, "none": None, "l": ["run_1"], "tuple": (1,)}
     assert redacted(plain) == plain
     assert len(redacted(list(range(10_000)))) == MAX_MEMBERS

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from agent.contracts import Effect, SecretNeed
+from agent.errors import ToolLost
 from agent.execution import execute
 from agent.secrets import MASK, Mask
 from agent.testing.decided_run import CALL, RUN, DecidedRun
@@ -51,6 +52,10 @@ def tell(args: Told, context: ToolContext) -> Answer:
             raise ToolFailed("refused", f"The carrier does not know {secret}.")
         case "file":
             context.files.write("a.txt", f"key: {secret}".encode(), content_type="text/plain")
+            return Answer(text="written")
+        case "name":
+            context.secret("own-key")
+            context.files.write("sesame-open.txt", b"", content_type="text/plain")
             return Answer(text="written")
         case "progress":
             context.progress(f"asking with {secret}")
@@ -94,6 +99,17 @@ def test_a_file_and_a_progress_note_are_masked_too() -> None:
     _, run = told("progress")
     [note] = run.notes.read("acme", RUN, CALL, attempt=1, from_index=0)
     assert is_hidden(note)
+
+
+def test_a_file_whose_name_holds_a_secret_is_not_written() -> None:
+    run = run_of()
+    run.secrets.values[f"{PREFIX}/T/acme/U/u-1/own-key"] = "sesame-open"
+    run.decide({"way": "name"})
+    run.queue()
+    run.start()
+    with pytest.raises(ToolLost):
+        execute(run.room, "acme", RUN, CALL)
+    assert not run.table.objects
 
 
 def test_a_secret_that_is_not_set_up_is_an_error_which_the_model_can_read() -> None:

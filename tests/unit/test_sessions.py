@@ -64,6 +64,13 @@ def test_the_second_run_of_a_session_waits_for_the_first_and_remembers_it():
     assert waits.count(("session",)) == 1
 
 
+def test_the_end_of_a_run_wakes_the_next_of_its_session_at_once():
+    cloud = cloud_with_a_slow_first_run()
+    _, second = parked(cloud)
+    cloud.deliver()  # no time passes, so no sweep
+    assert cloud.state(second).ended.reason == "answered"
+
+
 def test_who_was_created_first_goes_first_whichever_id_is_the_greater():
     cloud = cloud_with_a_slow_first_run()
     cloud.new_run_id = iter(["run_" + "2" * 26, "run_" + "1" * 26]).__next__

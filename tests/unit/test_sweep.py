@@ -5,20 +5,8 @@ from datetime import timedelta
 import pytest
 
 from agent.errors import StoreUnavailable
-from agent.sweep import Sweeper
 from agent.testing.model import asks, says
 from tests.sample_agent import QUESTION, SampleCloud
-
-
-def sweeper(cloud):
-    return Sweeper(
-        log=cloud.log,
-        ledger=cloud.ledger,
-        allowances=cloud.allowances,
-        wake=cloud.wake,
-        dispatcher=cloud.dispatcher(),
-        clock=cloud.clock,
-    )
 
 
 def test_a_run_whose_wake_was_lost_is_woken_after_a_minute_with_growing_pauses():
@@ -28,7 +16,7 @@ def test_a_run_whose_wake_was_lost_is_woken_after_a_minute_with_growing_pauses()
     woken = []
     for minute in range(1, 61):
         cloud.clock.advance(60)
-        if sweeper(cloud).sweep(limit=10)["woken"]:
+        if cloud.sweeper().sweep(limit=10)["woken"]:
             woken.append(minute)
     assert woken == [1, 2, 4, 8, 16, 31, 46, 60], "and at its deadline"
     assert {run_id for _, run_id in cloud.wake.runs} == {run}
@@ -64,7 +52,7 @@ def test_a_run_is_moved_on_before_it_is_woken_so_one_that_breaks_the_wake_blocks
 
     cloud.wake.wake = broken
     cloud.clock.advance(61)
-    assert dict(sweeper(cloud).sweep(limit=10)) == {"failed": 1, "woken": 1}
+    assert dict(cloud.sweeper().sweep(limit=10)) == {"failed": 1, "woken": 1}
     assert list(cloud.wake.runs) == [("acme", good)]
     assert cloud.log.header("acme", bad).due_at > cloud.clock.now()
 
@@ -90,7 +78,7 @@ def test_a_run_whose_log_can_not_be_read_blocks_neither_others_nor_lines_and_is_
     cloud.log.events = broken
     cloud.clock.advance(61)
     with pytest.raises(ValueError, match="later version"):
-        sweeper(cloud).sweep(limit=10)
+        cloud.sweeper().sweep(limit=10)
     assert ("acme", good) in cloud.wake.runs
     assert [job.run_id for job in cloud.queue.jobs] == [queued]
     assert cloud.log.header("acme", bad).due_at > cloud.clock.now()
@@ -106,7 +94,7 @@ def test_a_run_that_moved_on_meanwhile_is_left_alone():
     seen = cloud.log.header("acme", run)
     cloud.run_until_idle()
     cloud.log.due_runs = lambda now, *, limit: [seen]
-    assert dict(sweeper(cloud).sweep(limit=10)) == {"moved_on": 1}
+    assert dict(cloud.sweeper().sweep(limit=10)) == {"moved_on": 1}
 
 
 def test_an_ended_runs_money_is_returned_when_its_holder_could_not():
@@ -120,9 +108,9 @@ def test_an_ended_runs_money_is_returned_when_its_holder_could_not():
     assert "budget.returned" not in cloud.types(run)
     cloud.ledger.give_back = give_back
     cloud.clock.advance(61)
-    assert dict(sweeper(cloud).sweep(limit=10)) == {"settled": 1}
+    assert dict(cloud.sweeper().sweep(limit=10)) == {"settled": 1}
     cloud.clock.advance(3600)
-    assert dict(sweeper(cloud).sweep(limit=10)) == {}
+    assert dict(cloud.sweeper().sweep(limit=10)) == {}
     assert cloud.types(run).count("budget.returned") == 1
     assert cloud.ledger.balances("acme", "ann", at=cloud.clock.now())["tenant"].remaining_micros == 10**12 - 200
 
@@ -134,7 +122,7 @@ def test_the_death_of_the_holder_wakes_the_run_at_once_and_is_recorded_once():
     claimed = cloud.log.append(cloud.log.header("acme", run), [claim("dead", cloud.clock.now())], at=cloud.clock.now())
     assert claimed.has_live_holder(cloud.clock.now())
     for _ in range(2):
-        sweeper(cloud).bury("acme", run, owner="dead", cause="RetriesExhausted")
+        cloud.sweeper().bury("acme", run, owner="dead", cause="RetriesExhausted")
     assert cloud.types(run)[-1] == "worker.lost"
     assert cloud.types(run).count("worker.lost") == 1
     assert set(cloud.wake.runs) == {("acme", run)}
@@ -151,7 +139,7 @@ def claim(owner, now):
 def die_before_the_claim(cloud, run):
     """Wake the run, let the invocation die at its start, and return whether that woke the run again."""
     cloud.wake.runs.clear()
-    sweeper(cloud).bury("acme", run, owner="never claimed", cause="RetriesExhausted")
+    cloud.sweeper().bury("acme", run, owner="never claimed", cause="RetriesExhausted")
     return list(cloud.wake.runs) == [("acme", run)]
 
 
@@ -162,7 +150,7 @@ def test_an_invocation_that_died_before_it_claimed_its_run_is_made_up_for_once_a
     assert not die_before_the_claim(cloud, run)
     cloud.clock.advance(62)
     cloud.wake.runs.clear()
-    assert sweeper(cloud).sweep(limit=10)["woken"] == 1
+    assert cloud.sweeper().sweep(limit=10)["woken"] == 1
     assert not die_before_the_claim(cloud, run)
     cloud.invoke("acme", run)
     cloud.work(cloud.queue.jobs.popleft())

@@ -139,6 +139,16 @@ def test_every_later_run_of_the_session_is_tainted_whether_or_not_the_text_is_to
     assert verdicts(cloud, other) == [("save", "allow", False)]
 
 
+def test_a_session_stays_tainted_behind_any_number_of_runs_that_ended_before_they_looked_back():
+    cloud, _ = played(asks(LOOK))
+    for _ in range(sessions.MAX_EARLIER_RUNS + 5):
+        cloud.cancel(next_run(cloud))
+        cloud.run_until_idle()
+    last = next_run(cloud, asks(SAVE))
+    cloud.run_until_idle()
+    assert verdicts(cloud, last) == [("save", "ask", True)]
+
+
 def test_a_tainted_run_that_was_cancelled_taints_the_session_too():
     cloud = SampleCloud(asks(LOOK), asks(SAVE))
     first = cloud.ask(QUESTION, session_id="s")
@@ -356,10 +366,33 @@ def test_no_trusted_tool_may_return_what_could_hold_a_sentence(kind):
     tool(effect=Effect.READ, mode="idempotent", resource="Item::all")(careless)
 
 
-@pytest.mark.parametrize("pattern", ["^.*$", r"^[\w ]+$", "abc", r"^https?://\S+$", "^$|.*$", r"^[^\r\n]+$"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^.*$",
+        r"^[\w ]+$",
+        "abc",
+        r"^https?://\S+$",
+        "^$|.*$",
+        r"^[^\r\n]+$",
+        r"^[a-z0-9-]{1,64}$",
+        r"^[A-Za-z0-9_]+$",
+        r"^[A-Z0-9/]+$",
+        r"^\w+$",
+        r"^none|refund it!$",
+        r"^(a|b)[|]\)|[0-9]$",
+    ],
+)
 def test_a_pattern_that_lets_a_sentence_through_is_none(pattern):
     with pytest.raises(ValueError, match="could hold a sentence"):
         require_wordless({"type": "object", "properties": {"id": {"type": "string", "pattern": pattern}}})
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^draft-[0-9a-f]{16}$", r"^(paid|open)$", r"^(?:a|(b|c))[|)]\|[0-9]{1,3}$", r"^[0-9]{4,10}-[0-9]{2}$"]
+)
+def test_an_id_of_a_fixed_shape_is_no_sentence(pattern):
+    require_wordless({"type": "object", "properties": {"id": {"type": "string", "pattern": pattern}}})
 
 
 TRUSTED = [tool for tool in TOOLS.values() if tool.contract.trusted]

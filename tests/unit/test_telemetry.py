@@ -21,7 +21,7 @@ from opentelemetry.trace import StatusCode
 
 from agent import tracing
 from agent.endings import EndReason, Status
-from agent.errors import ConfigurationInvalid, LogContended, StoreUnavailable
+from agent.errors import ConfigurationInvalid, LogContended, StoreUnavailable, describe
 from agent.run_header import RunHeader, advance
 from lambdas import telemetry
 from lambdas.settings import Settings
@@ -173,7 +173,7 @@ def test_a_described_error_has_a_bounded_chain() -> None:
         outer = RuntimeError("y")
         outer.__cause__ = error
         error = outer
-    assert len(telemetry.describe(error)["causes"]) == 4
+    assert len(describe(error)["causes"]) == 4
 
 
 def test_an_ended_run_is_counted_by_reason(tell: Telemetry, capsys: pytest.CaptureFixture[str]) -> None:
