@@ -1,19 +1,20 @@
 """Money is taken before a call, settled after it, and never spent twice, whatever is cancelled, raced or killed."""
 
 import threading
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from agent.budget import OVERHEAD_TOKENS
+from agent.budget import OVERHEAD_TOKENS, input_bound
 from agent.errors import ConfigurationInvalid, ModelRequestRejected, ModelThrottled, ModelUnavailable
 from agent.events import BudgetGranted, ModelCompleted, ModelFailed, ModelStarted, Usage
 from agent.limits import Limits
-from agent.ports.model import ModelStopped, TextDelta, UsageReported
+from agent.ports.model import ModelStopped, TextDelta, ToolSpec, UsageReported
 from agent.ports.money import Grant
 from agent.pricing import Price, Prices
 from agent.testing.model import asks, says
-from tests.sample_agent import MODEL, PRICES, QUESTION, SampleCloud
+from tests.sample_agent import FALLBACK, MODEL, PRICES, QUESTION, SampleCloud
 
 PRICE = PRICES.models[MODEL]
 
@@ -43,6 +44,42 @@ def test_the_reservation_is_a_bound_of_the_bytes_sent_and_later_of_what_is_new()
     new = len(str(cloud.script.requests[1].messages[-1]))
     at_most = PRICE.bound_micros(2150 + new + 100 + OVERHEAD_TOKENS, 1000)
     assert PRICE.bound_micros(2150 + OVERHEAD_TOKENS, 1000) < second.reserved_micros <= at_most
+
+
+@pytest.mark.parametrize(("model", "usage"), [(FALLBACK, Usage(input_tokens=9, output_tokens=1)), (MODEL, None)])
+def test_what_another_model_counted_or_nobody_told_bounds_no_call(model, usage):
+    cloud = SampleCloud(says("Done.", usage=usage))
+    run = cloud.ask("ü" * 5000)
+    cloud.run_until_idle()
+    first = cloud.script.requests[0]
+    request = replace(first, model_id=model, messages=[*first.messages, first.messages[0] | {"content": []}])
+    assert input_bound(cloud.state(run), request) > 10_000 + OVERHEAD_TOKENS
+
+
+def test_system_prompt_and_tools_are_in_the_bound():
+    cloud = SampleCloud(says("Done.", usage=None))
+    run = cloud.ask(QUESTION)
+    cloud.run_until_idle()
+    bare, more = ToolSpec(name="", description="", schema={}), "x" * 1000
+
+    def bound(**changes):
+        return input_bound(cloud.state(run), replace(cloud.script.requests[0], **{"tools": (bare,), **changes}))
+
+    assert bound(system=more) > bound(system="") + 999
+    for field, value in (("name", more), ("description", more), ("schema", {"title": more})):
+        assert bound(tools=(replace(bare, **{field: value}),)) > bound() + 999
+
+
+def test_a_call_may_take_all_the_run_has_and_no_more():
+    def ask(**caps):
+        cloud = SampleCloud(says("Done."), caps=caps)
+        run = cloud.ask(QUESTION)
+        cloud.run_until_idle()
+        return cloud.state(run).ended.reason, data(cloud, run, ModelStarted)
+
+    _, [started] = ask()
+    assert ask(limit_micros=started.reserved_micros)[0] == "answered"
+    assert ask(limit_micros=started.reserved_micros - 1) == ("budget_run", [])
 
 
 def test_an_unspent_slice_flows_back_to_everybody():
@@ -141,6 +178,12 @@ def test_two_runs_that_race_for_the_last_money_never_overspend_it():
 
 
 def test_usage_that_comes_after_the_end_still_settles_the_call():
+    def late():
+        for _ in range(500):
+            if cloud.state(run).is_over:
+                return
+            threading.Event().wait(0.01)
+
     cloud = SampleCloud(
         [TextDelta(0, "So"), lambda: cloud.cancel(run), late, UsageReported(Usage(input_tokens=7, output_tokens=1))]
     )
@@ -150,10 +193,6 @@ def test_usage_that_comes_after_the_end_still_settles_the_call():
     (failed,) = data(cloud, run, ModelFailed)
     assert (failed.cost_micros, failed.assumed, failed.usage.input_tokens) == (12, False, 7)
     assert spent_of(cloud) == 12
-
-
-def late():
-    threading.Event().wait(0.05)
 
 
 def test_a_call_without_usage_costs_all_that_was_reserved():
