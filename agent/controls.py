@@ -125,7 +125,7 @@ def changed(switches: Iterable[Switch], target: Target, switch: Switch | None, n
         return others
     switch.require_bounded()
     if len(others) >= MAX_SWITCHES:
-        raise InputInvalid(f"there are {MAX_SWITCHES} switches already; take one off first", field="target")
+        raise InputInvalid(f"there are {MAX_SWITCHES} switches already; take one off first")
     return (*others, switch)
 
 

@@ -108,8 +108,8 @@ class EdgeStack(StageStack):
             stage=stage,
             pool=self.sign_in.pool,
             token_scope=self.sign_in.scope,
-            shim=self.shim.function,
-            stream_events=self.stream_events.function,
+            shim=self.shim,
+            stream_events=self.stream_events,
         )
         if stage.firewall:
             Firewall(self, "Firewall", stage=stage, api_stage_arn=self.run_api.api.deployment_stage.stage_arn)

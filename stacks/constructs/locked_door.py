@@ -1,8 +1,8 @@
 """A function's resource policy that refuses every principal but the named roles, whatever rights those others hold.
 
-IAM grants add up: without this, one careless `lambda:*` somewhere in the account opens the agent's door. A deny in
-the resource policy is not outvoted. It must stand alone: `AWS::Lambda::Permission` on the same function would be
-overwritten by it, so nothing but roles can be let in (no API, no service).
+IAM grants add up: without this, one careless `lambda:*` somewhere in the account opens a room's door. A deny in the
+resource policy is not outvoted. It must stand alone: `AWS::Lambda::Permission` on the same function would be
+overwritten by it, so nothing but roles can be let in: no service, and an API as a role.
 
 A function's ARN has no wildcard at its end: `<arn>:$LATEST`, and each version, is another resource of the same code.
 """

@@ -11,15 +11,17 @@ from collections import defaultdict
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cognito as cognito
-from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from lambdas.headers import Cors
 from stacks.config import Stage
+from stacks.constructs.locked_door import lock_door
 from stacks.constructs.log_protection import protection
 from stacks.constructs.preflight import answer_preflight
 from stacks.constructs.problems import answer_with_problems
+from stacks.constructs.room_function import RoomFunction, function_arn, role_arn, role_name
 from stacks.findings import accept
 
 API_STAGE = "v1"
@@ -52,8 +54,8 @@ class RunApi(Construct):
         stage: Stage,
         pool: cognito.IUserPool,
         token_scope: str,
-        shim: lambda_.IFunction,
-        stream_events: lambda_.IFunction,
+        shim: RoomFunction,
+        stream_events: RoomFunction,
     ) -> None:
         super().__init__(scope, construct_id)
         self.access_log = self._log_group("AccessLog", stage)
@@ -103,9 +105,16 @@ class RunApi(Construct):
         self._validator = self.api.add_request_validator(
             "Validator", validate_request_body=True, validate_request_parameters=True
         )
+        self._caller = iam.Role(
+            self,
+            "Gateway",
+            role_name=role_name(stage, "gateway"),
+            description=f"Keepgate {stage.name}: as what the gateway invokes the people's doors",
+            assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
+        )
         self._verbs: dict[apigateway.Resource, list[str]] = defaultdict(list)
         self.api.node.try_remove_child("Endpoint")  # an output the stack has under its own name
-        self._routes(shim, stream_events)
+        self._routes(stage, shim, stream_events)
         cors = Cors.of(stage.allowed_origins)
         for resource, verbs in self._verbs.items():
             answer_preflight(resource, cors, verbs)
@@ -139,9 +148,24 @@ class RunApi(Construct):
             },
         )
 
-    def _routes(self, shim: lambda_.IFunction, stream_events: lambda_.IFunction) -> None:
-        to_shim = apigateway.LambdaIntegration(shim, allow_test_invoke=False)
-        to_stream = apigateway.LambdaIntegration(stream_events, allow_test_invoke=False)
+    def _to(self, stage: Stage, function: RoomFunction) -> apigateway.AwsIntegration:
+        """Return the way to a door, which it opens to the gateway alone.
+
+        The gateway comes as a role: a permission for its service would leave the door open to everybody in the account
+        whom IAM lets invoke functions, and the door believes the claims it is told.
+        """
+        arn = function_arn(self, stage, function.door)
+        self._caller.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[arn]))
+        lock_door(function, callers=[role_arn(self, stage, "gateway")])
+        return apigateway.AwsIntegration(
+            service="lambda",
+            proxy=True,
+            path=f"2015-03-31/functions/{function.function.function_arn}/invocations",
+            options=apigateway.IntegrationOptions(credentials_role=self._caller),
+        )
+
+    def _routes(self, stage: Stage, shim: RoomFunction, stream_events: RoomFunction) -> None:
+        to_shim, to_stream = self._to(stage, shim), self._to(stage, stream_events)
         runs = self.api.root.add_resource("runs")
         run = runs.add_resource("{run_id}")
         self._method(runs, "GET", to_shim)
@@ -165,7 +189,7 @@ class RunApi(Construct):
         self._method(self.api.root.add_resource("openapi.json"), "GET", to_shim)
 
     def _method(
-        self, resource: apigateway.Resource, verb: str, integration: apigateway.LambdaIntegration, *, body: bool = False
+        self, resource: apigateway.Resource, verb: str, integration: apigateway.AwsIntegration, *, body: bool = False
     ) -> None:
         self._verbs[resource].append(verb)
         resource.add_method(

@@ -17,7 +17,7 @@ from stacks.contracts import read_model_ids, read_rights
 from support_desk.tools import TOOLS
 from tests.iam.simulator import ACCOUNT, REGION, Account, Request, Simulator
 from tests.infrastructure.templates import Deployment
-from tests.infrastructure.test_rights import INVOKES, TABLES
+from tests.infrastructure.test_rights import INVOKES, LOCKED, TABLES
 
 TABLE_ACTIONS = (
     *("GetItem", "BatchGetItem", "Query", "Scan", "PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem"),
@@ -320,7 +320,7 @@ def test_each_role_invokes_exactly_the_functions_next_door(simulator: Simulator,
     assert found == INVOKES
 
 
-@pytest.mark.parametrize("function", ["run_agent", "run_tool"])
+@pytest.mark.parametrize("function", LOCKED)
 def test_the_locked_doors_refuse_every_other_principal_whatever_it_is_allowed(
     simulator: Simulator, account: Account, function: str
 ) -> None:
@@ -333,7 +333,7 @@ def test_the_locked_doors_refuse_every_other_principal_whatever_it_is_allowed(
         assert decision == ("Allowed" if door in callers else "ExplicitlyDenied"), door
 
 
-@pytest.mark.parametrize("function", ["run_agent", "run_tool", "administer"])
+@pytest.mark.parametrize("function", [*LOCKED, "administer"])
 def test_a_locked_door_is_locked_under_each_of_its_names_and_in_each_way(
     simulator: Simulator, account: Account, function: str
 ) -> None:

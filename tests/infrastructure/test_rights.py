@@ -18,12 +18,15 @@ WILDCARDS = {
     ("s3:PutObject", "<FilesArn>/T/${aws:PrincipalTag/tenant_id}/*"): "objects have names; the tag pins the tenant",
 }
 INVOKES = {
+    "gateway": {"shim", "stream_events"},
     "shim": {"run_agent"},
     "run_agent": {"run_tool", "sweep_runs", "run_agent"},
     "work_tool_queue": {"run_tool", "run_agent"},
     "sweep_runs": {"run_agent"},
 }
 """Who may invoke whom; nobody else may invoke anybody."""
+LOCKED = ("shim", "stream_events", "run_agent", "run_tool")
+"""Whose resource policies refuse all others, whatever rights those have."""
 TABLES = {
     ("shim", "Runs"): {"GetItem", "BatchGetItem", "Query", "PutItem", "UpdateItem"},
     ("stream_events", "Runs"): {"GetItem", "Query"},
@@ -257,10 +260,10 @@ def test_whom_the_stage_lets_in_as_a_service_acts_for_this_account_alone(prod: D
         assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
 
 
-def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(prod: Deployment) -> None:
-    template = prod["Agent"]
+def test_the_doors_of_the_rooms_are_locked_for_all_but_the_named_roles(prod: Deployment) -> None:
     found = {}
-    for policy in template.properties("AWS::Lambda::ResourcePolicy"):
+    policies = [(t, policy) for t in prod.parts.values() for policy in t.properties("AWS::Lambda::ResourcePolicy")]
+    for template, policy in policies:
         [deny] = policy["PolicyDocument"]["Statement"]
         assert (deny["Effect"], deny["Principal"]) == ("Deny", {"AWS": "*"})
         assert set(deny["Action"]) == {"lambda:InvokeFunction", "lambda:InvokeAsync"}
@@ -272,7 +275,7 @@ def test_the_doors_of_agent_and_tools_are_locked_for_all_but_the_named_roles(pro
             continue
         assert test == "ArnNotEquals"
         found[prod.door_of(locked)] = {_role(arn) for arn in as_list(condition["aws:PrincipalArn"])}
-    callers = {door: {caller for caller in INVOKES if door in INVOKES[caller]} for door in ("run_agent", "run_tool")}
+    callers = {door: {caller for caller in INVOKES if door in INVOKES[caller]} for door in LOCKED}
     assert found == callers
 
 
@@ -282,7 +285,7 @@ def _role(arn: Any) -> str:
     return text.partition("role/keepgate-prod-")[2].removesuffix("-<AWS::Region>").replace("-", "_")
 
 
-def test_no_service_may_invoke_agent_or_tools_and_none_is_reachable_by_url(deployment: Deployment) -> None:
+def test_no_service_may_invoke_a_room_and_none_is_reachable_by_url(deployment: Deployment) -> None:
     assert "AWS::Lambda::Url" not in deployment.types()
     allowed = defaultdict(set)
     for template in deployment.parts.values():
@@ -293,14 +296,12 @@ def test_no_service_may_invoke_agent_or_tools_and_none_is_reachable_by_url(deplo
             allowed[functions[name]["Properties"]["FunctionName"]].add(permission["Principal"])
     prefix = f"keepgate-{deployment.stage.name}"
     assert allowed == {
-        f"{prefix}-shim": {"apigateway.amazonaws.com"},
-        f"{prefix}-stream-events": {"apigateway.amazonaws.com"},
         f"{prefix}-add-claims": {"cognito-idp.amazonaws.com"},
         f"{prefix}-sweep-runs": {"events.amazonaws.com"},
     }
 
 
-def test_roles_are_assumed_by_lambda_alone_beside_the_data_and_the_log_role(deployment: Deployment) -> None:
+def test_roles_are_assumed_by_lambda_alone_beside_the_data_role_and_the_gateways_two(deployment: Deployment) -> None:
     services = [
         json.dumps(statement["Principal"])
         for role in deployment.of_type("AWS::IAM::Role")
@@ -308,4 +309,4 @@ def test_roles_are_assumed_by_lambda_alone_beside_the_data_and_the_log_role(depl
         if "Service" in statement["Principal"]
     ]
     assert sorted(set(services)) == ['{"Service": "apigateway.amazonaws.com"}', '{"Service": "lambda.amazonaws.com"}']
-    assert len(services) == 9
+    assert len(services) == 10
