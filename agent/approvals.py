@@ -24,7 +24,6 @@ LATE = "It was approved, but did not begin before the approval's time was over, 
 REJECTED = "A person decided against it, so it did not run. Don't ask for it again."
 VOID = "It was approved, but what the approval rested on has changed since, so it did not run. Tell the user."
 
-
 NOT_KNOWN = frozenset({FactsUnavailable.code, "controls_unavailable", "limits_unavailable"})
 """What the gate says of a call that it could not judge at the moment."""
 

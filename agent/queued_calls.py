@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from agent import tracing
-from agent.contracts import Contract, Effect
+from agent.contracts import Contract
 from agent.decided_call import find_call
 from agent.dispatch import Dispatcher
 from agent.errors import (
@@ -26,7 +26,7 @@ from agent.errors import (
     LogMoved,
     TryLater,
 )
-from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted, Verdict
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, ToolProgress, ToolStarted
 from agent.execution import ToolJob
 from agent.guardrails import Settling, guarded_in
 from agent.held_run import read_state
@@ -209,11 +209,9 @@ def _result_if_kept_back(worker: QueueWorker, call: QueuedCall) -> ToolCompleted
     Raises:
         StoreUnavailable: not known; the job comes again.
     """
-    header, decision = call.state.header, call.decision
+    header = call.state.header
     controls = worker.controls.effective(header.tenant_id, header.user_id, release=header.release, agent=worker.agent)
-    has_effect, is_reviewed = decision.effect is not Effect.READ, decision.verdict is Verdict.ASK
-    why = controls.keeps_back(decision.tool, has_effect=has_effect, is_reviewed=is_reviewed)
-    return kept_back(decision, why, has_started=call.started is not None) if why else None
+    return kept_back(controls, call.decision, has_started=call.started is not None)
 
 
 def _started_at(worker: QueueWorker, job: ToolJob) -> datetime:

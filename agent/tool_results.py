@@ -4,9 +4,9 @@ import json
 from typing import Literal
 
 from agent.answer import mended
-from agent.contracts import Contract, canonical_json
-from agent.controls import KeptBack
-from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown
+from agent.contracts import Contract, Effect, canonical_json
+from agent.controls import Controls
+from agent.events import Decision, ToolCompleted, ToolOutcomeUnknown, Verdict
 from agent.ports.tool_room import ToolReply
 
 MAX_TOOL_ATTEMPTS = 3
@@ -56,8 +56,14 @@ def switched_off(decision: Decision, *, has_started: bool) -> ToolCompleted | To
 REVIEW = "It did not run: since it was allowed, operators want a person to see it first. Call it again to have it seen."
 
 
-def kept_back(decision: Decision, why: KeptBack, *, has_started: bool) -> ToolCompleted | ToolOutcomeUnknown:
-    """Return the result of a call that was decided before operators kept such calls from beginning."""
+def kept_back(
+    controls: Controls, decision: Decision, *, has_started: bool
+) -> ToolCompleted | ToolOutcomeUnknown | None:
+    """Return the result of a call that was decided before operators kept such calls from beginning; else None."""
+    has_effect, is_reviewed = decision.effect is not Effect.READ, decision.verdict is Verdict.ASK
+    why = controls.keeps_back(decision.tool, has_effect=has_effect, is_reviewed=is_reviewed)
+    if why is None:
+        return None
     if why == "review" and not has_started:
         return not_run(decision, "review_needed", REVIEW)
     return switched_off(decision, has_started=has_started)

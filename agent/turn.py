@@ -14,14 +14,16 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from agent import allowances, approvals, resolutions
-from agent.contracts import Contract, Effect
-from agent.controls import Controls, KeptBack
+from agent.contracts import Contract
+from agent.controls import Controls
 from agent.ear import Background, TimeIsUp
 from agent.errors import StoreUnavailable
 from agent.events import (
     Decision,
     Payload,
     RunWaiting,
+    ToolCompleted,
+    ToolOutcomeUnknown,
     ToolQueued,
     ToolStarted,
     Verdict,
@@ -167,8 +169,8 @@ def _judge(run: HeldRun, turn: Turn, controls: Controls) -> None:
             continue
         contract = _contract(run, decision)
         is_asked = approvals.is_undecided(turn, decision) and decision.call_id in turn.requested
-        if (why := _kept_back(controls, decision)) and not is_asked:
-            run.note(kept_back(decision, why, has_started=started is not None))
+        if not is_asked and (result := kept_back(controls, decision, has_started=started is not None)):
+            run.note(result)
         elif started is None:
             if decision.verdict is Verdict.ASK:
                 _judge_asked(run, turn, decision)
@@ -282,11 +284,6 @@ def _run_batch(run: HeldRun, batch: Batch) -> None:
         calls.abandon()
 
 
-def _kept_back(controls: Controls, decision: Decision) -> KeptBack | None:
-    has_effect, is_reviewed = decision.effect is not Effect.READ, decision.verdict is Verdict.ASK
-    return controls.keeps_back(decision.tool, has_effect=has_effect, is_reviewed=is_reviewed)
-
-
 def _may_begin(run: HeldRun, batch: Batch) -> Batch:
     """Return the calls that operators let begin, the batch before having taken its time; note results of the others."""
     try:
@@ -297,11 +294,14 @@ def _may_begin(run: HeldRun, batch: Batch) -> Batch:
     for decision, contract in batch:
         started, _ = run.state.turn.started[decision.call_id] if run.state.turn else (None, 0)
         attempt = started.attempt if started else 1
-        why = _kept_back(controls, decision) if controls is not None else None
-        if controls is not None and why is None:
+        if controls is None:
+            result: ToolCompleted | ToolOutcomeUnknown | None = unavailable(decision, attempt=attempt)
+        else:
+            result = kept_back(controls, decision, has_started=attempt > 1)
+        if result is None:
             passed.append((decision, contract))
             continue
-        run.note(kept_back(decision, why, has_started=attempt > 1) if why else unavailable(decision, attempt=attempt))
+        run.note(result)
         run.runtime.breakers.gave_up(breaker(decision.tool))
     return passed
 
